@@ -1,0 +1,3 @@
+"""Model Parallelism Workshop: the code that the book explains and runs."""
+
+__version__ = "0.1.0"

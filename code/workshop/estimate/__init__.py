@@ -1,0 +1,1 @@
+"""Formulas in pure Python, no torch: parameters, FLOPs, hardware."""

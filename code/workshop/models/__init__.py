@@ -1,0 +1,1 @@
+"""Dense models for one device: the reference of every test."""

@@ -1,0 +1,1 @@
+"""What the notebooks of the book need: recorded cells, shells, ranks."""

@@ -1,0 +1,1 @@
+"""The parallel strategies, one file each."""

@@ -1,0 +1,30 @@
+"""Where the repository, its records and its caches lie on this machine."""
+
+import os
+from pathlib import Path
+
+
+def root() -> Path:
+    """Return the repository's root: `WORKSHOP_ROOT`, else found from here."""
+    if given := os.environ.get("WORKSHOP_ROOT"):
+        return Path(given).resolve()
+    for folder in (Path.cwd(), *Path.cwd().parents, *Path(__file__).parents):
+        if (folder / "slurm" / "experiments.toml").is_file():
+            return folder.resolve()
+    raise FileNotFoundError(
+        "no workshop checkout here: run this inside the repository, "
+        "or set WORKSHOP_ROOT to its folder"
+    )
+
+
+def records() -> Path:
+    """Return the folder of the recorded runs, one folder each."""
+    return root() / "book" / "runs"
+
+
+def cache() -> Path:
+    """Return the folder for what can be made again (tokenizer, corpus)."""
+    given = os.environ.get("WORKSHOP_CACHE")
+    folder = Path(given) if given else root() / ".cache"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

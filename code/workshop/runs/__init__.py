@@ -1,0 +1,1 @@
+"""Describe, submit, record, load and check runs."""
