@@ -1,0 +1,124 @@
+"""What a run writes down: one JSON object a line, and one log line a step.
+
+A file begins with one `meta` event that describes the run, then holds
+`step` events (one a training step) and `measure` events (one value each,
+with labels).  Each line is flushed as it is written, so that a run that is
+killed leaves every finished step behind.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+
+from workshop.errors import UserError
+
+
+def metrics_path(argument: str | None) -> str | None:
+    """Return `--metrics`, else the launch variable `WORKSHOP_METRICS`."""
+    return argument or os.environ.get("WORKSHOP_METRICS") or None
+
+
+class MetricsWriter:
+    """Write events to `path`; with `path=None` every call does nothing.
+
+    Only rank 0 of a job should be given a path.  An existing file is
+    replaced, or continued with `append=True` (a resumed run).
+
+    Raises `UserError` when the file cannot be opened.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike | None, append: bool = False
+    ) -> None:
+        self._file = None
+        if path is None:
+            return
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "a" if append else "w", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"the metrics file {path} cannot be written "
+                f"({error.strerror}): name another one with --metrics"
+            ) from None
+
+    def meta(self, **fields: object) -> None:
+        """Write what describes the whole run; once, before the rest."""
+        self._write({"event": "meta", **fields})
+
+    def step(self, **fields: object) -> None:
+        """Write one training step: the fields of `format_step`, and more."""
+        self._write({"event": "step", **fields})
+
+    def measure(
+        self, name: str, value: float, unit: str, **labels: object
+    ) -> None:
+        """Write one measured value with its unit and its labels."""
+        self._write(
+            {
+                "event": "measure",
+                "name": name,
+                "value": value,
+                "unit": unit,
+                "labels": labels,
+            }
+        )
+
+    def close(self) -> None:
+        """Close the file; later events are lost."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _write(self, event: dict) -> None:
+        if self._file is None:
+            return
+        line = json.dumps({k: _jsonable(v) for k, v in event.items()})
+        self._file.write(line + "\n")
+        self._file.flush()
+
+
+def format_step(fields: dict) -> str:
+    """Return the log line of one step, always with the same fields.
+
+    `fields` is a step event: `step`, `loss`, `grad_norm`, `tokens_per_s`,
+    `tokens_per_s_per_gpu`, `tflops_per_gpu`, `mfu` (a fraction, or None
+    where the device's peak is unknown) and `memory_gib`.  A missing value
+    shows as n/a.
+    """
+    return " | ".join(
+        f"{label} {_shown(fields.get(key), form, scale)}{unit}"
+        if fields.get(key) is not None
+        else f"{label} n/a"
+        for label, key, form, scale, unit in _FIELDS
+    )
+
+
+_FIELDS = (
+    ("step", "step", "4d", 1, ""),
+    ("loss", "loss", ".4f", 1, ""),
+    ("grad_norm", "grad_norm", ".3f", 1, ""),
+    ("tokens/s", "tokens_per_s", ",.0f", 1, ""),
+    ("tokens/s/GPU", "tokens_per_s_per_gpu", ",.0f", 1, ""),
+    ("TFLOP/s/GPU", "tflops_per_gpu", ".1f", 1, ""),
+    ("MFU", "mfu", ".1f", 100, " %"),
+    ("mem", "memory_gib", ".1f", 1, " GiB"),
+)
+
+
+def _shown(value: float, form: str, scale: int) -> str:
+    return format(value * scale, form)
+
+
+def _jsonable(value: object) -> object:
+    """NaN and infinity are not JSON: a diverged loss is written as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,100 @@
+"""The metrics file and the log line."""
+
+import json
+import re
+
+import pytest
+
+from workshop.errors import UserError
+from workshop.training.metrics import (
+    MetricsWriter,
+    format_step,
+    metrics_path,
+)
+
+STEP = {
+    "step": 12,
+    "loss": 10.12341,
+    "grad_norm": 1.2341,
+    "tokens_per_s": 123456.4,
+    "tokens_per_s_per_gpu": 61728.2,
+    "tflops_per_gpu": 523.14,
+    "mfu": 0.5287,
+    "memory_gib": 55.94,
+}
+
+
+def events(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_log_line_has_fixed_fields():
+    assert format_step(STEP) == (
+        "step   12 | loss 10.1234 | grad_norm 1.234 | tokens/s 123,456 | "
+        "tokens/s/GPU 61,728 | TFLOP/s/GPU 523.1 | MFU 52.9 % | "
+        "mem 55.9 GiB"
+    )
+
+
+def test_an_unknown_peak_shows_as_not_available():
+    line = format_step({**STEP, "mfu": None})
+    assert "| MFU n/a |" in line
+    names = [re.match(r"[A-Za-z_/]+", f)[0] for f in line.split(" | ")]
+    full = [
+        re.match(r"[A-Za-z_/]+", f)[0] for f in format_step(STEP).split(" | ")
+    ]
+    assert names == full
+
+
+def test_events_are_on_disk_as_soon_as_they_are_written(tmp_path):
+    path = tmp_path / "deep" / "metrics.jsonl"
+    writer = MetricsWriter(path)
+    writer.meta(seed=1)
+    writer.step(**STEP)
+    writer.measure("all_reduce_busbw", 331.2, "GB/s", bytes=1024)
+    assert events(path) == [
+        {"event": "meta", "seed": 1},
+        {"event": "step", **STEP},
+        {
+            "event": "measure",
+            "name": "all_reduce_busbw",
+            "value": 331.2,
+            "unit": "GB/s",
+            "labels": {"bytes": 1024},
+        },
+    ]
+    writer.close()
+    with MetricsWriter(path, append=True) as again:
+        again.step(step=13)
+    assert len(events(path)) == 4
+    with MetricsWriter(path) as fresh:
+        fresh.meta(seed=2)
+    assert events(path) == [{"event": "meta", "seed": 2}]
+
+
+def test_a_diverged_loss_stays_valid_json(tmp_path):
+    path = tmp_path / "m.jsonl"
+    with MetricsWriter(path) as writer:
+        writer.step(step=1, loss=float("nan"))
+    assert events(path)[0]["loss"] == "nan"
+
+
+def test_without_a_path_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with MetricsWriter(None) as writer:
+        writer.meta(seed=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_path_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        MetricsWriter(tmp_path / "file" / "metrics.jsonl")
+
+
+def test_the_argument_wins_over_the_launch_variable(monkeypatch):
+    monkeypatch.setenv("WORKSHOP_METRICS", "from-variable")
+    assert metrics_path("given") == "given"
+    assert metrics_path(None) == "from-variable"
+    monkeypatch.delenv("WORKSHOP_METRICS")
+    assert metrics_path(None) is None
