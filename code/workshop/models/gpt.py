@@ -1,0 +1,200 @@
+"""GPT with the shape of GPT-2: pre-LayerNorm, tied embedding, dense.
+
+The model knows nothing of parallelism; the strategies are applied to it from
+outside. Radford et al. 2019 give the shape; Shoeybi et al. 2019
+(arXiv:1909.08053) pad the vocabulary as we do.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Sizes of a GPT: `layers` L, `hidden` h, `heads` a, `sequence` s.
+
+    `vocabulary` is the padded size V of the embedding, at least the
+    tokenizer's. `dropout` applies to the embedding and to both outputs of a
+    block.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    sequence: int
+    vocabulary: int
+    bias: bool = True
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.heads:
+            raise ValueError(
+                f"hidden size {self.hidden} is not divisible by "
+                f"{self.heads} heads: change one of them"
+            )
+
+
+CONFIGS = {
+    "tiny": GPTConfig(2, 64, 2, 64, 1024),
+    "gpt2-small": GPTConfig(12, 768, 12, 1024, 50304),
+    "gpt-1.3b": GPTConfig(24, 2048, 16, 1024, 50304),
+}
+
+
+class Embedding(nn.Module):
+    """Sum of token and learned position embeddings."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.token = nn.Embedding(config.vocabulary, config.hidden)
+        self.position = nn.Embedding(config.sequence, config.hidden)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens (b, s) to activations (b, s, h)."""
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.token(tokens) + self.position(positions)
+        # Autocast leaves embeddings in float32. The residual stream would
+        # stay there, at twice the memory traffic of every block.
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        return self.dropout(x)
+
+
+class Attention(nn.Module):
+    """Causal self-attention over `heads` heads."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        h = config.hidden
+        self.qkv = nn.Linear(h, 3 * h, bias=config.bias)
+        self.output = nn.Linear(h, h, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (b, s, h) to (b, s, h)."""
+        b, s, h = x.shape
+        qkv = self.qkv(x).view(b, s, 3, self.heads, h // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.output(y.transpose(1, 2).reshape(b, s, h))
+
+
+class MLP(nn.Module):
+    """Two linear layers, h to 4h to h, with GELU (tanh form) between."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        h = config.hidden
+        self.up = nn.Linear(h, 4 * h, bias=config.bias)
+        self.down = nn.Linear(4 * h, h, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (b, s, h) to (b, s, h)."""
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """One transformer layer, LayerNorm before attention and before MLP."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden, bias=config.bias)
+        self.attention = Attention(config)
+        self.norm2 = nn.LayerNorm(config.hidden, bias=config.bias)
+        self.mlp = MLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (b, s, h) to (b, s, h)."""
+        x = x + self.dropout(self.attention(self.norm1(x)))
+        return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+class Head(nn.Module):
+    """Final LayerNorm and the projection onto the tied embedding."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden, bias=config.bias)
+
+    def forward(
+        self, x: Tensor, weight: Tensor, targets: Tensor | None
+    ) -> Tensor:
+        """Map (b, s, h) and the weight (V, h) to logits or to the mean loss.
+
+        With `targets` (b, s) the result is the scalar cross-entropy in nats
+        a token, without them the logits (b, s, V).
+        """
+        logits = F.linear(self.norm(x), weight)
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+class GPT(nn.Module):
+    """The dense model, the reference that every strategy is tested against."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config)
+        self.blocks = nn.ModuleList(
+            Block(config) for _ in range(config.layers)
+        )
+        self.head = Head(config)
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Draw weights as GPT-2 does: N(0, 0.02), residual outputs smaller.
+
+        The outputs of attention and MLP are scaled by 1/sqrt(2L), so that
+        the variance of the residual stream does not grow with depth.
+        """
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                if name.endswith("bias"):
+                    parameter.zero_()
+                else:
+                    parameter.fill_(1.0)
+                continue
+            std = 0.02
+            if name.endswith(("output.weight", "down.weight")):
+                std /= math.sqrt(2 * self.config.layers)
+            parameter.normal_(0.0, std)
+
+    def forward(
+        self, tokens: Tensor, targets: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean loss over `targets`, or logits without them.
+
+        `tokens` and `targets` are int64 of shape (b, s), s at most the
+        configured sequence.
+        """
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x, self.embedding.token.weight, targets)
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Count parameters, a tied one once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def compile_blocks(model: GPT) -> GPT:
+    """Compile the model in place, block by block.
+
+    One graph for the whole model would deliver every gradient when its
+    single backward call returns, and nothing could be sent before that. With
+    a graph for each block the gradients of a block are there as soon as its
+    backward ends, and all blocks share one compilation.
+    """
+    for part in (model.embedding, *model.blocks, model.head):
+        part.compile(fullgraph=True, dynamic=False)
+    return model
