@@ -1,0 +1,36 @@
+"""What this machine is: GPUs and their links, CPU, host, software."""
+
+from workshop.hardware.gpus import gpus, host_gpus, peer_access
+from workshop.hardware.host import cpu, host
+from workshop.hardware.nvidia_smi import links
+from workshop.hardware.software import nccl_variables, software
+
+
+def describe() -> dict:
+    """Return this machine's description, ready for `json.dumps`.
+
+    Nothing here raises: what cannot be found out is None or empty.
+    `gpus` are those that this process sees (`CUDA_VISIBLE_DEVICES`),
+    `host_gpus` counts those of the whole machine.  No user name, home
+    folder or other path is in it, so that it can be published.
+
+    Returns:
+        keys `gpus`, `host_gpus`, `driver`, `links`, `peer_access`, `cpu`,
+        `host`, `software` and `nccl_variables`.
+    """
+    seen = gpus()
+    whole = host_gpus()
+    return {
+        "gpus": seen,
+        "host_gpus": len(whole),
+        "driver": whole[0]["driver"] if whole else None,
+        "links": links(),
+        "peer_access": peer_access(len(seen)),
+        "cpu": cpu(),
+        "host": host(),
+        "software": software(),
+        "nccl_variables": nccl_variables(),
+    }
+
+
+__all__ = ["describe"]
