@@ -92,7 +92,7 @@ def test_a_visible_gpu_keeps_its_number_on_the_host(monkeypatch):
     ]
     monkeypatch.setattr(nvidia_smi, "query", lambda *fields: rows)
     monkeypatch.setattr(gpus, "_by_torch", lambda: [Properties])
-    assert gpus.gpus() == [
+    assert gpus.visible_gpus() == [
         {
             "index": 0,
             "host_index": 1,

@@ -1,9 +1,9 @@
 """What this machine is: GPUs and their links, CPU, host, software."""
 
-from workshop.hardware.gpus import gpus, host_gpus, peer_access
-from workshop.hardware.host import cpu, host
+from workshop.hardware.gpus import host_gpus, peer_access, visible_gpus
+from workshop.hardware.host import cpu, host_identity
 from workshop.hardware.nvidia_smi import links
-from workshop.hardware.software import nccl_variables, software
+from workshop.hardware.software import nccl_variables, software_versions
 
 
 def describe() -> dict:
@@ -18,7 +18,7 @@ def describe() -> dict:
         keys `gpus`, `host_gpus`, `driver`, `links`, `peer_access`, `cpu`,
         `host`, `software` and `nccl_variables`.
     """
-    seen = gpus()
+    seen = visible_gpus()
     whole = host_gpus()
     return {
         "gpus": seen,
@@ -27,8 +27,8 @@ def describe() -> dict:
         "links": links(),
         "peer_access": peer_access(len(seen)),
         "cpu": cpu(),
-        "host": host(),
-        "software": software(),
+        "host": host_identity(),
+        "software": software_versions(),
         "nccl_variables": nccl_variables(),
     }
 

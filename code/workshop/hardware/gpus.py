@@ -20,7 +20,7 @@ def host_gpus() -> list[dict]:
     ]
 
 
-def gpus() -> list[dict]:
+def visible_gpus() -> list[dict]:
     """Return the GPUs that this process sees, in torch's order.
 
     Each has `index`, `host_index` (nvidia-smi's, which differs under

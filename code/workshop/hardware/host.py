@@ -44,7 +44,7 @@ def memory_limit() -> int | None:
     return None
 
 
-def host() -> dict:
+def host_identity() -> dict:
     """Return host name, boot, kernel, operating system, architecture.
 
     `boot_id` changes at every start of the machine and is one for all

@@ -22,7 +22,7 @@ def version(package: str) -> str | None:
         return None
 
 
-def software() -> dict[str, str | None]:
+def software_versions() -> dict[str, str | None]:
     """Return the versions of Python, `PACKAGES`, CUDA and NCCL."""
     found = {"python": platform.python_version()}
     found.update({package: version(package) for package in PACKAGES})
