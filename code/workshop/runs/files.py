@@ -1,0 +1,43 @@
+"""Small file operations that the records depend on."""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+
+from workshop.errors import UserError
+
+_DURATION = re.compile(r"(\d+)\s*(s|m|h)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: object) -> str:
+    """Return the SHA-256 of a JSON value, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON so that a reader sees the old file or the new, whole."""
+    text = json.dumps(value, indent=1, sort_keys=True) + "\n"
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text)
+    beside.replace(path)
+
+
+def seconds(text: str, what: str) -> int:
+    """Return the seconds of a duration such as `90s`, `4m` or `1h`."""
+    match = _DURATION.fullmatch(str(text).strip())
+    if not match:
+        raise UserError(
+            f"{what} is {text!r}, which is no duration: "
+            "write a whole number and s, m or h, such as 90s or 4m."
+        )
+    return int(match[1]) * _SECONDS[match[2]]

@@ -1,0 +1,104 @@
+"""Summarise the raw metrics of a run: a pure function, run at every check.
+
+A number of the book is a median over repeats of the median over the steps
+of one repeat; steps marked as warmup do not count.
+"""
+
+import json
+from pathlib import Path
+from statistics import median
+
+from workshop.errors import UserError
+
+UNITS = {
+    "grad_norm": "",
+    "loss": "nats/token",
+    "first_loss": "nats/token",
+    "last_loss": "nats/token",
+    "memory_gib": "GiB",
+    "mfu": "",
+    "step_time_s": "s",
+    "tflops_per_gpu": "TFLOP/s",
+    "tokens_per_s": "tokens/s",
+    "tokens_per_s_per_gpu": "tokens/s",
+}
+EVENTS = ("meta", "step", "measure")
+
+
+def read_events(path: Path) -> list[dict]:
+    """Return the events of a metrics file, one a line."""
+    events = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            event = None
+        if not isinstance(event, dict) or event.get("event") not in EVENTS:
+            raise UserError(
+                f"line {number} of {path.name} is not a meta, step or "
+                "measure event in JSON: repeat the run."
+            )
+        events.append(event)
+    return events
+
+
+def summarise(files: list[Path]) -> dict[str, dict]:
+    """Return median, min, max and values over repeats, for each metric.
+
+    Each file is one repeat. The result maps a field of the step events, or
+    a measure's `name{label=value,...}`, to a dictionary with `median`,
+    `min`, `max`, `values` (one a repeat), `repeats` and `unit`.
+    """
+    values: dict[str, list[float]] = {}
+    units: dict[str, str] = {}
+    for path in files:
+        events = read_events(path)
+        for key, value in _steps(events).items():
+            values.setdefault(key, []).append(value)
+            units.setdefault(key, UNITS.get(key, ""))
+        for key, (value, unit) in _measures(events).items():
+            values.setdefault(key, []).append(value)
+            units.setdefault(key, unit)
+    return {
+        key: {
+            "median": median(numbers),
+            "min": min(numbers),
+            "max": max(numbers),
+            "values": numbers,
+            "repeats": len(numbers),
+            "unit": units[key],
+        }
+        for key, numbers in sorted(values.items())
+    }
+
+
+def measure_key(name: str, labels: dict) -> str:
+    """Return the summary's key of a measure: `name{a=1,b=x}`, sorted."""
+    inside = ",".join(f"{key}={labels[key]}" for key in sorted(labels))
+    return f"{name}{{{inside}}}" if inside else name
+
+
+def _steps(events: list[dict]) -> dict[str, float]:
+    steps = [event for event in events if event["event"] == "step"]
+    counted = [step for step in steps if not step.get("warmup")]
+    columns: dict[str, list[float]] = {}
+    for step in counted:
+        for key, value in step.items():
+            if key != "step" and type(value) in (int, float):
+                columns.setdefault(key, []).append(value)
+    result = {key: median(column) for key, column in columns.items()}
+    losses = [step["loss"] for step in steps if "loss" in step]
+    if losses:
+        result["first_loss"], result["last_loss"] = losses[0], losses[-1]
+    return result
+
+
+def _measures(events: list[dict]) -> dict[str, tuple[float, str]]:
+    columns: dict[str, list[float]] = {}
+    units: dict[str, str] = {}
+    for event in events:
+        if event["event"] == "measure":
+            key = measure_key(event["name"], event.get("labels", {}))
+            columns.setdefault(key, []).append(event["value"])
+            units.setdefault(key, event.get("unit", ""))
+    return {key: (median(c), units[key]) for key, c in columns.items()}

@@ -1,0 +1,103 @@
+"""Expressions over records: values, units, near misses, refusals."""
+
+import json
+
+import pytest
+
+from workshop.errors import UserError
+from workshop.runs import expression
+from workshop.runs.load import Run
+from workshop.runs.summary import summarise
+
+
+@pytest.fixture
+def loader(tmp_path):
+    """Two runs, `lab1/one` and `lab1/two`, made from raw metrics."""
+
+    def write(name, rates):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        files = []
+        for repeat, rate in enumerate(rates):
+            events = [
+                {"event": "meta", "world_size": len(rates), "kind": "gloo"},
+                {"event": "step", "step": 0, "loss": 9.0,
+                 "tokens_per_s": 1.0, "warmup": True},
+                {"event": "step", "step": 1, "loss": 4.0,
+                 "tokens_per_s": rate, "warmup": False},
+                {"event": "measure", "name": "busbw", "value": 2 * rate,
+                 "unit": "GB/s", "labels": {"bytes": 1024, "at": "x"}},
+            ]
+            file = folder / f"metrics.{repeat}.jsonl"
+            file.write_text("".join(json.dumps(e) + "\n" for e in events))
+            files.append(file)
+        return Run(name, {"summary": summarise(files)}, folder)
+
+    runs = {
+        "lab1/one": write("lab1/one", [90.0, 100.0, 120.0]),
+        "lab1/two": write("lab1/two", [180.0, 190.0, 200.0]),
+    }
+    return runs.__getitem__
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('run("lab1/one").tokens_per_s', 100.0),
+        ('run("lab1/one").tokens_per_s.min', 90.0),
+        ('run("lab1/one").tokens_per_s.max', 120.0),
+        ('run("lab1/one").tokens_per_s.spread', 0.3),
+        ('run("lab1/one")["busbw{at=x,bytes=1024}"]', 200.0),
+        ('run("lab1/one").first_loss - run("lab1/one").last_loss', 5.0),
+        ('run("lab1/one").meta.world_size', 3),
+        ('run("lab1/two").tokens_per_s / run("lab1/one").tokens_per_s', 1.9),
+        ('1.8 < run("lab1/two").tokens_per_s / 100 <= 1.9', True),
+        ('not (run("lab1/one").loss > 5 or 1 > 2)', True),
+        ("round(max(1, 2.26), 1) + sum(1, 2) + median(1, 5, 9)", 10.3),
+        ("-2 ** 2 + 7 // 2 % 2 + abs(-1)", -2),
+    ],
+)
+def test_value(loader, text, value):
+    assert expression.evaluate(text, loader) == pytest.approx(value)
+
+
+def test_unit_belongs_to_a_single_metric(loader):
+    one = 'run("lab1/one")["busbw{at=x,bytes=1024}"]'
+    assert expression.unit(one, loader) == "GB/s"
+    rate = 'run("lab1/one").tokens_per_s'
+    assert expression.unit(rate + ".min", loader) == "tokens/s"
+    assert expression.unit(rate + ".spread", loader) == ""
+    assert expression.unit(f"{one} / {one}", loader) == ""
+
+
+def test_names_and_values_of_a_claim(loader):
+    text = 'run("lab1/two").loss < run("lab1/one").tokens_per_s.min'
+    assert expression.names(text) == ["lab1/two", "lab1/one"]
+    assert expression.values(text, loader) == {
+        "run('lab1/two').loss": 4.0,
+        "run('lab1/one').tokens_per_s.min": 90.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('run("lab1/one").token_per_s', "did you mean tokens_per_s"),
+        ('run("lab1/one")["busbw{at=x}"]', "busbw{at=x,bytes=1024}"),
+        ('run("lab1/one")', "whole run"),
+        ('run("lab1/one").meta.worldsize', "did you mean world_size"),
+        ('run("lab1/one").loss.mean', "median, min, max, spread"),
+        ('run("lab1/one").loss / 0', "no value"),
+        ("1 +", "not an expression"),
+        ("__import__('os').system('true')", "not allowed"),
+        ("(1).__class__", "not allowed"),
+        ("[1 for _ in (1,)]", "not allowed"),
+        ("run(1)", "takes one name"),
+        ("min()", "no value"),
+    ],
+)
+def test_bad_expression_is_one_sentence(loader, text, says):
+    with pytest.raises(UserError) as error:
+        expression.evaluate(text, loader)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
