@@ -1,0 +1,46 @@
+# Everything is set up by the first target that needs it: no root, no GPU.
+# The second time, what is already there is left alone.
+.DEFAULT_GOAL := help
+.PHONY: help environment javascript book test test-long test-site \
+	clean clean-book clean-all
+.NOTPARALLEL:
+
+VENV := .venv/bin/python
+PYTEST := $(VENV) -m pytest
+export PYTHON
+
+help: ## show this list
+	@echo "make TARGET, where TARGET is"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile \
+		| while IFS='|' read -r name what; do \
+			printf '  %-12s %s\n' $$name "$$what"; done
+
+environment: ## create or refresh .venv from the pinned requirements
+	@python=$$(sh tools/find_python.sh) && "$$python" tools/environment.py
+
+javascript: environment
+	@$(VENV) tools/javascript.py
+
+book: javascript ## execute and build the book into _build/html
+	@$(VENV) tools/build_book.py
+
+test: javascript ## run the tests (ARGS="-k name" chooses some)
+	@$(PYTEST) -m "not long and not gpu" $(ARGS)
+
+test-long: javascript ## run the slower tests
+	@$(PYTEST) -m "long and not gpu" $(ARGS)
+
+test-site: book ## open every page of the built book in a real browser
+	@WORKSHOP_SITE=built $(PYTEST) tests/book/test_site.py \
+		tests/book/test_links.py $(ARGS)
+
+clean: clean-book ## remove what was built, keep the environment
+	@rm -rf .pytest_cache .ruff_cache
+	@find code tests book tools benchmarks -name __pycache__ -prune \
+		-exec rm -rf {} +
+
+clean-book: ## remove the built book and its cache
+	@rm -rf _build
+
+clean-all: clean ## remove the environment and the downloads as well
+	@rm -rf .venv node_modules .cache

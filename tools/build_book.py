@@ -1,0 +1,127 @@
+"""Execute and build the book into `_build/html`; instant if unchanged.
+
+A failed build leaves no stamp and its parsed pages are thrown away, so that
+the next build says the same things again: Sphinx does not repeat warnings.
+Runs under `.venv/bin/python`, from the Makefile.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import book_inputs
+
+ROOT = book_inputs.ROOT
+BUILD = ROOT / "_build"
+HTML = BUILD / "html"
+
+
+def environment() -> dict[str, str]:
+    """Return the variables under which the cells run."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "WORKSHOP_ROOT": str(ROOT),
+        "IPYTHONDIR": str(ROOT / ".cache" / "ipython"),
+        "JUPYTER_PLATFORM_DIRS": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "PYTHONUTF8": "1",
+    }
+
+
+def cluster(command: str, env: dict[str, str]) -> subprocess.CompletedProcess:
+    """Run `workshop cluster COMMAND` and return how it went."""
+    program = Path(sys.executable).parent / "workshop"
+    return subprocess.run(
+        [program, "cluster", command],
+        env=env, text=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )
+
+
+@contextmanager
+def slurm(env: dict[str, str]) -> Iterator[None]:
+    """Have the local Slurm cluster up while the cells run, if it can be."""
+    if cluster("status", env).returncode == 0:
+        print("the local Slurm cluster is already up", flush=True)
+        yield
+        return
+    print("starting the local Slurm cluster", flush=True)
+    started = cluster("start", env)
+    if started.returncode:
+        last = started.stdout.strip().splitlines()[-1:] or ["no reason given"]
+        print(f"no Slurm here ({last[0]}): its cells replay their record",
+              flush=True)
+        yield
+        return
+    try:
+        yield
+    finally:
+        if cluster("stop", env).returncode:
+            print("the local Slurm cluster did not stop: run "
+                  "'.venv/bin/workshop cluster stop'", file=sys.stderr)
+
+
+def forget_pages() -> None:
+    """Remove parsed and written pages; executed cells stay cached."""
+    for folder in (HTML, BUILD / ".doctrees"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def pages() -> list[Path]:
+    """Return the HTML files that `_toc.yml` promises."""
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in (ROOT / "_toc.yml").read_text().splitlines()
+        if line.lstrip("- ").startswith(("root:", "file:"))
+    ]
+    return [HTML / f"{name}.html" for name in names]
+
+
+def build(env: dict[str, str]) -> None:
+    """Run Jupyter Book and make sure that the pages are there."""
+    done = subprocess.run(
+        [Path(sys.executable).parent / "jupyter-book", "build", "book",
+         "--config", "_config.yml", "--toc", "_toc.yml",
+         "--path-output", ".", "-W", "-n", "--keep-going"],
+        cwd=ROOT, env=env, stdin=subprocess.DEVNULL,
+    )
+    missing = [page for page in pages() if not page.is_file()]
+    if done.returncode or missing:
+        forget_pages()
+        raise SystemExit(
+            "error: the book was not built; repair what the lines above "
+            "name and run 'make book' again"
+            if done.returncode
+            else f"error: the build ended well but wrote no {missing[0].name}"
+        )
+
+
+def main() -> None:
+    """Build when something changed, then say where the book is."""
+    began = time.monotonic()
+    stamp = book_inputs.stamp()
+    if book_inputs.fresh():
+        print("the book is up to date")
+    else:
+        if not stamp.is_file():
+            forget_pages()
+        stamp.unlink(missing_ok=True)
+        wanted = book_inputs.digest()
+        env = environment()
+        with slurm(env):
+            build(env)
+        stamp.write_text(wanted)
+        print(f"built in {time.monotonic() - began:.0f} s")
+    print(f"open {(HTML / 'index.html').as_uri()}")
+    print("or serve it: "
+          ".venv/bin/python -m http.server --bind 127.0.0.1 -d _build/html")
+
+
+if __name__ == "__main__":
+    main()

