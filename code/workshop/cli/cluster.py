@@ -1,0 +1,110 @@
+"""`workshop cluster`: a real Slurm cluster on this machine."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from workshop import cluster
+from workshop.cluster import daemons, lifecycle
+from workshop.cluster.layout import default_base
+from workshop.errors import one_sentence
+
+DOWN = 3
+
+app = typer.Typer(
+    help="Start, stop and look at a Slurm cluster on this machine.",
+    no_args_is_help=True,
+)
+
+Base = Annotated[
+    Path | None,
+    typer.Option(help="Folder of its state and sockets, short, absolute."),
+]
+
+
+@contextmanager
+def progress(first: str) -> Iterator[Callable[[str], None]]:
+    """Show the present stage on stderr while the block runs."""
+    console = Console(stderr=True)
+    with console.status(first) as status:
+        yield lambda stage: status.update(stage)
+
+
+@app.command()
+@one_sentence
+def start(
+    nodes: Annotated[int, typer.Option(help="How many nodes.")] = 2,
+    gpus_per_node: Annotated[
+        int | None,
+        typer.Option(help="GPUs of each node; default: all, or two pretended."),
+    ] = None,
+    real: Annotated[
+        bool | None,
+        typer.Option(
+            "--real/--pretend",
+            help="Insist on GPUs, or on stand-ins; default: what there is.",
+        ),
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Packages made by `workshop cluster bundle`."),
+    ] = None,
+    base: Base = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="First of nodes + 1 free ports in a row."),
+    ] = None,
+) -> None:
+    """Start the cluster; a second start changes nothing."""
+    base = base or default_base()
+    was_up = cluster.running(base)
+    with progress("looking at this machine") as report:
+        layout = lifecycle.start(
+            nodes,
+            gpus_per_node,
+            real,
+            base=base,
+            port=port,
+            bundle=bundle,
+            report=report,
+        )
+    env = lifecycle.write_environment_file(base)
+    kind = "GPUs" if layout.real else "pretended GPUs"
+    shape = f"{len(layout.names)} nodes of {layout.gpus_per_node} {kind}"
+    print(f"{'already up' if was_up else 'up'}: {shape}, in {base}")
+    if not layout.own_names:
+        print("the nodes share this machine's host name (no namespaces here)")
+    print(f"put its commands on your PATH:  . {_near(env)}")
+    print("then for example:  sinfo -N -l   or   srun --nodes=2 hostname")
+
+
+@app.command()
+@one_sentence
+def stop(base: Base = None) -> None:
+    """End all jobs and daemons; leaves nothing running."""
+    with progress("stopping") as report:
+        stopped = lifecycle.stop(base, report)
+    print("stopped" if stopped else "there was no cluster to stop")
+
+
+@app.command()
+@one_sentence
+def status(base: Base = None) -> None:
+    """Show nodes and jobs; exits 0 if the cluster is up, 3 if down."""
+    base = base or default_base()
+    if not cluster.running(base):
+        print("down: start it with `workshop cluster start`")
+        raise typer.Exit(DOWN)
+    print(daemons.ask(base, ["sinfo", "-N", "-o", "%N %T %c %G"]), end="")
+    print(daemons.ask(base, ["squeue"]), end="")
+
+
+def _near(path: Path) -> str:
+    """Return `path` relative to the working folder if it lies below it."""
+    here = Path.cwd()
+    return os.path.relpath(path) if path.is_relative_to(here) else str(path)
