@@ -7,7 +7,7 @@ from pathlib import Path
 
 from workshop import paths
 from workshop.errors import UserError
-from workshop.runs import describe, schema
+from workshop.runs import describe, node, schema
 from workshop.runs.summary import read_events
 
 
@@ -92,15 +92,9 @@ def provenance(record: dict) -> str:
 
 def devices(record: dict) -> str:
     """Return the GPUs that a record ran on, or its CPU, in words."""
-    count: dict[str, int] = {}
-    seen = set()
-    for host in record["hosts"]:
-        for gpu in host["gpus"]:
-            if gpu["uuid"] not in seen:
-                seen.add(gpu["uuid"])
-                count[gpu["name"]] = count.get(gpu["name"], 0) + 1
+    count = node.gpus(record["hosts"])
     if count:
-        return ", ".join(f"{n} × {name}" for name, n in count.items())
+        return ", ".join(f"{n} × {model}" for model, n in count.items())
     return f"CPU only ({record['hosts'][0]['cpu']})"
 
 

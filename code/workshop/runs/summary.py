@@ -84,13 +84,18 @@ def _steps(events: list[dict]) -> dict[str, float]:
     columns: dict[str, list[float]] = {}
     for step in counted:
         for key, value in step.items():
-            if key != "step" and type(value) in (int, float):
+            if key != "step" and _is_number(value):
                 columns.setdefault(key, []).append(value)
     result = {key: median(column) for key, column in columns.items()}
-    losses = [step["loss"] for step in steps if "loss" in step]
+    losses = [step["loss"] for step in steps if _is_number(step.get("loss"))]
     if losses:
         result["first_loss"], result["last_loss"] = losses[0], losses[-1]
     return result
+
+
+def _is_number(value: object) -> bool:
+    """A loss that diverged is written as text and leaves the summary."""
+    return type(value) in (int, float)
 
 
 def _measures(events: list[dict]) -> dict[str, tuple[float, str]]:

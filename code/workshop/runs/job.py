@@ -1,0 +1,219 @@
+"""The job of an experiment: run its repeats, then write its record.
+
+python -m workshop.runs.job lab1/gpt2-small-2gpu [--small] [--out FOLDER]
+"""
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from workshop import paths
+from workshop.errors import UserError, one_sentence
+from workshop.runs import describe, execute, fingerprint, launch, node
+from workshop.runs import record as records
+from workshop.runs.describe import Experiment, Size
+from workshop.runs.files import digest, sha256
+from workshop.runs.log import Log
+from workshop.runs.repository import commit
+from workshop.runs.schema import COMPLETED
+from workshop.runs.summary import summarise
+
+SCRIPT = "slurm/experiment.sbatch"
+
+
+class Stopped(BaseException):
+    """Slurm or a person told the job to end."""
+
+
+def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
+    """Run an experiment here and return its record's folder and the record.
+
+    Inside a Slurm job the record names the job; outside, it says that
+    there was none. Raises `UserError` before anything has run, on bad
+    input; what goes wrong afterwards is recorded.
+    """
+    root = paths.root()
+    size = experiment.size(small)
+    sources = fingerprint.hashes(experiment, root)
+    git = commit(root)
+    allocation = _allocation()
+    argv = launch.command(experiment, size, allocation)
+    started = time.monotonic()
+    clock = _now()
+    folder = records.staging(out, _key(experiment))
+    log = Log(folder / "log.txt", root)
+    slurm = slurm_facts(size)
+    log(f"run {experiment.name}, {'small' if small else 'full'} size")
+    if slurm:
+        log(f"Slurm job {slurm['job_id']} on {slurm['node_list']}")
+    nodes: list[dict] = []
+    repeats: list[dict] = []
+    status, reason, code = COMPLETED, "", 0
+    try:
+        nodes = _nodes(size)
+        _require_gpus(experiment, nodes, small)
+        deadline = started + experiment.timeout
+        for repeat in range(1 if small else experiment.repeats):
+            code = _repeat(argv, root, folder, repeat, deadline, log, repeats)
+            if code:
+                status = "failed"
+                reason = f"repeat {repeat} ended with exit code {code}"
+                break
+        summarise(records.metrics_files(folder))
+        if sources != fingerprint.hashes(experiment, root):
+            raise UserError("its sources changed while it ran")
+    except execute.DeadlineError:
+        status, code = "timeout", 124
+        reason = f"it was still running after {experiment.timeout} s"
+    except (Stopped, KeyboardInterrupt):
+        status, reason, code = "cancelled", "it was told to stop", 130
+    except UserError as error:
+        status, reason, code = "failed", str(error), 1
+    _ignore_signals()
+    nodes = nodes or [node.describe()]
+    if reason:
+        log(f"{status}: {reason}")
+    script = Path(os.environ.get("WORKSHOP_SCRIPT", root / SCRIPT))
+    facts = {
+        "name": experiment.name,
+        "status": status,
+        "reason": reason,
+        "experiment": experiment.as_dict(),
+        "size": "small" if small else "full",
+        "command": shlex.join(argv),
+        "script": {"path": SCRIPT, "sha256": sha256(script)},
+        "started": clock,
+        "ended": _now(),
+        "exit_code": code,
+        "slurm": slurm,
+        "git": git,
+        "sources": {"fingerprint": digest(sources), "files": sources},
+        "repeats": repeats,
+    }
+    record = records.complete(facts, nodes, folder, log)
+    return records.place(folder, out, record), record
+
+
+def slurm_facts(size: Size) -> dict | None:
+    """Return what Slurm says of this job, None outside one."""
+    env = os.environ
+    if "SLURM_JOB_ID" not in env:
+        return None
+    nodes = int(env.get("SLURM_JOB_NUM_NODES", size.nodes))
+    each = int(env.get("SLURM_GPUS_ON_NODE", 0))
+    return {
+        "job_id": int(env["SLURM_JOB_ID"]),
+        "partition": env.get("SLURM_JOB_PARTITION", ""),
+        "node_list": env.get("SLURM_JOB_NODELIST", ""),
+        "nodes": nodes,
+        "tasks": int(env.get("SLURM_NTASKS", nodes)),
+        "gpus": nodes * each,
+    }
+
+
+def _repeat(argv, root, folder, repeat, deadline, log, repeats) -> int:
+    """Run one repeat, add it to `repeats`, and return its exit code."""
+    env = launch.variables(root, folder, repeat)
+    log(f"$ {shlex.join(argv)}")
+    begun = time.monotonic()
+    result = {"repeat": repeat, "exit_code": -1}
+    repeats.append(result)
+    command = launch.executable(argv, env["PATH"])
+    try:
+        code = execute.stream(command, env, root, deadline, log)
+    except OSError as error:
+        raise UserError(f"{command[0]} does not start: {error}") from None
+    finally:
+        result["seconds"] = round(time.monotonic() - begun, 2)
+    result["exit_code"] = code
+    log(f"repeat {repeat} ended with exit code {code}")
+    if not code and not (folder / f"metrics.{repeat}.jsonl").is_file():
+        raise UserError(f"repeat {repeat} wrote no metrics")
+    return code
+
+
+def _allocation() -> launch.Allocation | None:
+    """Return the nodes of this job, None outside Slurm."""
+    if "SLURM_JOB_NODELIST" not in os.environ:
+        return None
+    names = _output(
+        ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]
+    ).split()
+    port = 20000 + int(os.environ["SLURM_JOB_ID"]) % 10000
+    return launch.Allocation(len(names), names[0], port)
+
+
+def _nodes(size: Size) -> list[dict]:
+    if size.nodes == 1:
+        return [node.describe()]
+    me = [sys.executable, "-m", "workshop.runs.node"]
+    tasks = ["--nodes", str(size.nodes), "--ntasks-per-node", "1"]
+    lines = _output(["srun", *tasks, *me]).splitlines()
+    found = [json.loads(line) for line in lines if line.startswith("{")]
+    return sorted(found, key=lambda each: each["node"])
+
+
+def _require_gpus(
+    experiment: Experiment, nodes: list[dict], small: bool
+) -> None:
+    have = sum(node.gpus([node.host(each) for each in nodes]).values())
+    if not small and have < experiment.needs_gpus:
+        raise UserError(
+            f"it needs {experiment.needs_gpus} GPUs and this job sees "
+            f"{have}: submit the small size, or on more GPUs"
+        )
+
+
+def _output(command: list[str]) -> str:
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        detail = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise UserError(f"{command[0]} failed: {detail[0]}")
+    return done.stdout
+
+
+def _key(experiment: Experiment) -> str:
+    job = os.environ.get("SLURM_JOB_ID")
+    return f"job-{job}" if job else experiment.name.replace("/", "-")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _stop(signum: int, frame: object) -> None:
+    raise Stopped
+
+
+def _ignore_signals() -> None:
+    if "SLURM_JOB_ID" in os.environ:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@one_sentence
+def main() -> None:
+    """Entry point of the job script."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", help="the experiment's name")
+    parser.add_argument("--small", action="store_true", help="the CPU size")
+    parser.add_argument("--out", type=Path, help="where records lie")
+    arguments = parser.parse_args()
+    chosen = describe.select([arguments.name], describe.read())[0]
+    signal.signal(signal.SIGTERM, _stop)
+    out = arguments.out or paths.records()
+    _, record = run(chosen, arguments.small, out.resolve())
+    print(f"{record['name']}: {record['status']}")
+    sys.exit(record["exit_code"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""A workshop in a temporary folder, with experiments that really run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parents[2]
+
+MODULE = '''
+"""Train nothing, but write what a training run writes."""
+import os, sys
+from workshop.training.metrics import MetricsWriter, format_step
+from helper_of_toy import rate
+
+kind = sys.argv[1] if len(sys.argv) > 1 else "good"
+if kind == "fails":
+    print("toy: about to fail", flush=True)
+    sys.exit(3)
+if kind == "sleeps":
+    import time
+    print("toy: sleeping", flush=True)
+    time.sleep(60)
+if kind == "silent":
+    sys.exit(0)
+repeat = int(os.environ["WORKSHOP_REPEAT"])
+with MetricsWriter(os.environ["WORKSHOP_METRICS"]) as writer:
+    writer.meta(corpus_sha256="c0ffee", tokenizer_sha256=None, seed=1,
+                world_size=1)
+    for step in range(4):
+        fields = dict(step=step, loss=9.0 - step, grad_norm=1.0,
+                      tokens_per_s=rate(step) + repeat,
+                      tokens_per_s_per_gpu=50.0,
+                      tflops_per_gpu=0.5, mfu=None, memory_gib=0.25,
+                      step_time_s=0.1, warmup=step == 0)
+        writer.step(**fields)
+        print(format_step(fields), flush=True)
+    writer.measure("busbw", 3.5, "GB/s", bytes=1024)
+'''
+HELPER = '''
+def rate(step):
+    """Tokens a second of a step."""
+    return 100.0 * (step + 1)  # a made-up rate
+'''
+TOML = '''
+[[experiment]]
+name = "lab1/toy"
+title = "A toy"
+chapter = "lab1/01_cluster"
+launch = "python"
+module = "toy"
+args = ["{kind}"]
+nodes = 1
+gpus_per_node = 0
+repeats = {repeats}
+timeout = "{timeout}"
+needs_gpus = {needs_gpus}
+sources = ["code/toy_data.txt"]
+small = {{ args = ["good"], nodes = 1, gpus_per_node = 0 }}
+'''
+
+
+def make_workshop(folder: Path) -> Path:
+    """Create a workshop of one toy experiment; return its root."""
+    (folder / "slurm").mkdir(parents=True)
+    (folder / "code").mkdir()
+    (folder / "code" / "toy.py").write_text(MODULE)
+    (folder / "code" / "helper_of_toy.py").write_text(HELPER)
+    (folder / "code" / "toy_data.txt").write_text("some data\n")
+    for name in ("workshop/runs/launch.py", "workshop/training/metrics.py"):
+        target = folder / "code" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text((HERE / "code" / name).read_text())
+    script = "slurm/experiment.sbatch"
+    (folder / script).write_text((HERE / script).read_text())
+    describe_toy(folder)
+    return folder
+
+
+def describe_toy(
+    root: Path,
+    kind: str = "good",
+    repeats: int = 3,
+    timeout: str = "30s",
+    needs_gpus: int = 0,
+    more: str = "",
+) -> None:
+    """Write the toy's experiments.toml."""
+    text = TOML.format(
+        kind=kind, repeats=repeats, timeout=timeout, needs_gpus=needs_gpus
+    )
+    (root / "slurm" / "experiments.toml").write_text(text + more)
+
+
+def environment(root: Path) -> dict[str, str]:
+    """Return variables with which the toy workshop is the workshop."""
+    env = dict(os.environ)
+    env.update(
+        WORKSHOP_ROOT=str(root),
+        WORKSHOP_COMMIT="0123456789abcdef",
+        WORKSHOP_DIRTY="0",
+        PYTHONPATH=f"{root / 'code'}:{HERE / 'code'}",
+        OMP_NUM_THREADS="1",
+    )
+    return env
+
+
+def run_job(root: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run the toy's job as Slurm would start it on one node."""
+    env = environment(root)
+    env.update(SLURM_JOB_ID="7", SLURM_JOB_PARTITION="debug")
+    job = [sys.executable, "-m", "workshop.runs.job", "lab1/toy"]
+    return subprocess.run(
+        [*job, *arguments],
+        env=env,
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
