@@ -64,12 +64,35 @@ def test_events_are_on_disk_as_soon_as_they_are_written(tmp_path):
         },
     ]
     writer.close()
-    with MetricsWriter(path, append=True) as again:
-        again.step(step=13)
-    assert len(events(path)) == 4
     with MetricsWriter(path) as fresh:
         fresh.meta(seed=2)
     assert events(path) == [{"event": "meta", "seed": 2}]
+
+
+def test_a_resumed_run_continues_the_file_where_it_resumes(tmp_path):
+    path = tmp_path / "m.jsonl"
+    with MetricsWriter(path) as writer:
+        writer.meta(seed=1)
+        for step in (1, 2, 3):
+            writer.step(step=step)
+            writer.measure("held_out_loss", 1.0, "nats", step=step)
+    with open(path, "a") as file:
+        file.write('{"event": "step", "st')
+    with MetricsWriter(path, resumed_at=2) as writer:
+        writer.meta(seed=1)
+        writer.step(step=3)
+    seen = [
+        (e["event"], e.get("step", e.get("labels", {}).get("step")))
+        for e in events(path)
+    ]
+    assert seen == [
+        ("meta", None),
+        ("step", 1),
+        ("measure", 1),
+        ("step", 2),
+        ("measure", 2),
+        ("step", 3),
+    ]
 
 
 def test_a_diverged_loss_stays_valid_json(tmp_path):

@@ -23,29 +23,39 @@ class MetricsWriter:
     """Write events to `path`; with `path=None` every call does nothing.
 
     Only rank 0 of a job should be given a path.  An existing file is
-    replaced, or continued with `append=True` (a resumed run).
+    replaced.  With `resumed_at=n` it is continued: what an interrupted run
+    wrote after step n, from where it will be repeated, is dropped.
 
     Raises `UserError` when the file cannot be opened.
     """
 
     def __init__(
-        self, path: str | os.PathLike | None, append: bool = False
+        self, path: str | os.PathLike | None, resumed_at: int = 0
     ) -> None:
         self._file = None
+        self._has_meta = False
         if path is None:
             return
+        kept = _events_until(Path(path), resumed_at) if resumed_at else []
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "a" if append else "w", encoding="utf-8")
+            self._file = open(path, "w", encoding="utf-8")
         except OSError as error:
             raise UserError(
                 f"the metrics file {path} cannot be written "
                 f"({error.strerror}): name another one with --metrics"
             ) from None
+        for event in kept:
+            self._write(event)
+        self._has_meta = bool(kept)
 
     def meta(self, **fields: object) -> None:
-        """Write what describes the whole run; once, before the rest."""
-        self._write({"event": "meta", **fields})
+        """Write what describes the whole run; once, before the rest.
+
+        A file that is continued has it already and keeps it.
+        """
+        if not self._has_meta:
+            self._write({"event": "meta", **fields})
 
     def step(self, **fields: object) -> None:
         """Write one training step: the fields of `format_step`, and more."""
@@ -111,6 +121,22 @@ _FIELDS = (
     ("MFU", "mfu", ".1f", 100, " %"),
     ("mem", "memory_gib", ".1f", 1, " GiB"),
 )
+
+
+def _events_until(path: Path, step: int) -> list[dict]:
+    """Return the events of a file up to a step, [] if it has no meta."""
+    events = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            event = json.loads(line)
+        except ValueError:  # the line that was being written at the end
+            continue
+        at = event.get("step", event.get("labels", {}).get("step", 0))
+        if at <= step:
+            events.append(event)
+    if not events or events[0].get("event") != "meta":
+        return []
+    return events
 
 
 def _shown(value: float, form: str, scale: int) -> str:

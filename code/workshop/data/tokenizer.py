@@ -1,0 +1,102 @@
+"""A byte-level BPE tokenizer, trained at first use and then cached.
+
+Byte-pair encoding after Sennrich et al. 2016 (arXiv:1508.07909) over bytes,
+as GPT-2 does it, by the library `tokenizers`.  The file in the cache is
+named after the corpus and the size, so that a changed corpus gets a new one.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from workshop import paths
+from workshop.data.corpus import Corpus
+from workshop.errors import UserError
+
+END_OF_TEXT = "<|endoftext|>"
+BYTES = 256
+
+
+@dataclass(frozen=True)
+class TrainedTokenizer:
+    """A tokenizer with its file and the file's SHA-256."""
+
+    tokenizer: Tokenizer
+    path: Path
+    sha256: str
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of entries; ids lie below it."""
+        return self.tokenizer.get_vocab_size()
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that ends each document."""
+        return self.tokenizer.token_to_id(END_OF_TEXT)
+
+
+def tokenizer_for(
+    corpus: Corpus, vocabulary: int, show: bool = False
+) -> TrainedTokenizer:
+    """Return the tokenizer of `corpus`, training it where none is cached.
+
+    `vocabulary` is the largest number of entries: all bytes, the end of a
+    document, and merges; a small corpus may yield fewer.  Of several
+    processes that ask at once, one trains and the others wait for its file.
+    `show=True` draws a progress bar.
+
+    Raises `UserError` when `vocabulary` is too small or the cached file is
+    damaged.
+    """
+    if vocabulary <= BYTES:
+        raise UserError(
+            f"a vocabulary of {vocabulary} cannot hold the {BYTES} bytes "
+            f"and the end of a document: ask for {BYTES + 1} or more"
+        )
+    name = f"{corpus.sha256[:16]}-{vocabulary}.json"
+    path = paths.cache() / "tokenizers" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            trained = _train(corpus, vocabulary, show)
+            write_atomically(path, trained.to_str().encode())
+    content = path.read_bytes()
+    try:
+        tokenizer = Tokenizer.from_str(content.decode())
+    except Exception:  # the library raises bare Exception
+        raise UserError(
+            f"the cached tokenizer {path} is damaged: delete it, and the "
+            "next run trains it again"
+        ) from None
+    digest = hashlib.sha256(content).hexdigest()
+    return TrainedTokenizer(tokenizer, path, digest)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is either complete or not there at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _train(corpus: Corpus, vocabulary: int, show: bool) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END_OF_TEXT],
+        # The library hands the alphabet over as a set: without the sort the
+        # ids of bytes would change from run to run.
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=show,
+    )
+    tokenizer.train_from_iterator(
+        corpus.training, trainer, length=len(corpus.training)
+    )
+    return tokenizer

@@ -1,0 +1,120 @@
+"""Joining the ranks of a job, and ending them cleanly whatever happens.
+
+A job is started by torchrun, by Slurm's srun under it, or as one plain
+process.  Errors that a person can mend are printed as one sentence, once.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from workshop.errors import UserError, fail
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """This rank's place in the job, and the device it computes on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, which speaks for all."""
+        return self.rank == 0
+
+
+class AgreedError(UserError):
+    """A `UserError` that every rank raises at the same place."""
+
+
+def together(action: Callable[[], T]) -> T:
+    """Run `action` on every rank; if it fails on any, it fails on all.
+
+    Returns this rank's result.  Raises `AgreedError` with the message of
+    the lowest rank whose `action` raised `UserError`.
+    """
+    result, message = None, None
+    try:
+        result = action()
+    except UserError as error:
+        message = str(error)
+    messages: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(messages, message)
+    for found in messages:
+        if found is not None:
+            raise AgreedError(found)
+    return result
+
+
+def local_device() -> torch.device:
+    """Return this rank's GPU, or the CPU on a machine without one.
+
+    Raises `UserError` when the node has fewer GPUs than ranks.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    gpus = torch.cuda.device_count()
+    if ranks > gpus:
+        raise UserError(
+            f"{ranks} ranks were launched on a node with {gpus} "
+            f"GPU{'s' if gpus > 1 else ''}: launch at most {gpus} a node, "
+            "or hide the GPUs with CUDA_VISIBLE_DEVICES= to run on the CPU"
+        )
+    return torch.device("cuda", local)
+
+
+@contextmanager
+def launched() -> Iterator[Job]:
+    """Join the process group, NCCL for GPUs and gloo for the CPU.
+
+    Ctrl-C ends the process at once and without a traceback.  A `UserError`
+    ends it with exit code 2 and one sentence: rank 0's when all ranks agree
+    on it, else that of the rank it happened on.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    cuda = torch.cuda.is_available()
+    if "RANK" in os.environ:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    else:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=dist.HashStore(),
+            rank=0,
+            world_size=1,
+        )
+    try:
+        device = together(local_device)
+        if cuda:
+            torch.cuda.set_device(device)
+        yield Job(dist.get_rank(), dist.get_world_size(), device)
+        leave()
+    except AgreedError as error:
+        if dist.get_rank() == 0:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        leave()
+        sys.exit(2)
+    except UserError as error:
+        fail(str(error))
+
+
+def leave() -> None:
+    """Leave the group once every rank has come here.
+
+    Without the barrier a fast rank closes connections that a slow one still
+    uses, and the job can abort at its very end.
+    """
+    dist.barrier()
+    dist.destroy_process_group()

@@ -1,0 +1,136 @@
+"""What the GPUs did, read from a torch.profiler trace.
+
+The trace is the Chrome JSON of `export_chrome_trace`, plain or gzipped.
+"""
+
+import gzip
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from workshop.errors import UserError
+from workshop.training.intervals import Interval
+
+GPU = {"kernel", "gpu_memcpy", "gpu_memset"}
+NCCL = ("ncclDevKernel", "ncclKernel")
+STEP = "ProfilerStep#"
+
+Stream = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Activity:
+    """One thing that a GPU did; times in µs of the trace's clock.
+
+    `kind` is "compute", "communication" or "other".
+    """
+
+    name: str
+    shape: str
+    kind: str
+    stream: Stream
+    begin: float
+    end: float
+
+
+def read(path: str | Path) -> dict:
+    """Return the trace's JSON.
+
+    Raises:
+        UserError: the file is missing or is not a trace.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+        text = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        trace = json.loads(text)
+        events = trace["traceEvents"]
+    except OSError as error:
+        raise UserError(
+            f"no trace can be read at {path} ({error.strerror or error}): "
+            "profile a run first"
+        ) from None
+    except (ValueError, EOFError, KeyError, TypeError):
+        raise UserError(
+            f"{path} is not a profiler's Chrome trace: give a file that "
+            "export_chrome_trace wrote"
+        ) from None
+    if not any(event.get("cat") in GPU for event in events):
+        raise UserError(
+            f"the trace {path} holds nothing that ran on a GPU: profile on "
+            "a GPU with ProfilerActivity.CUDA"
+        )
+    return trace
+
+
+def activities(events: list[dict]) -> list[Activity]:
+    """Return what the GPUs did, in order of time, sorted into kinds."""
+    busy: dict[Stream, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    gpu = [e for e in events if e.get("ph") == "X" and e.get("cat") in GPU]
+    for event in gpu:
+        if event["cat"] == "kernel" or _certain(event):
+            busy[stream_of(event)][_certain(event)] += event["dur"]
+    carriers = {s for s, (compute, comm) in busy.items() if comm > compute}
+    found = [
+        Activity(
+            event["name"],
+            str(event.get("args", {}).get("grid", "")),
+            _kind(event, carriers),
+            stream_of(event),
+            event["ts"],
+            event["ts"] + event["dur"],
+        )
+        for event in gpu
+    ]
+    return sorted(found, key=lambda a: a.begin)
+
+
+def _certain(event: dict) -> bool:
+    """True for what can only be communication."""
+    if event["cat"] == "kernel":
+        return event["name"].startswith(NCCL)
+    return event["name"].startswith("Memcpy PtoP")
+
+
+def _kind(event: dict, carriers: set[Stream]) -> str:
+    if _certain(event):
+        return "communication"
+    if event["cat"] == "kernel":
+        return "compute"
+    peer = event["name"].startswith("Memcpy DtoD")
+    return "communication" if peer and stream_of(event) in carriers else "other"
+
+
+def stream_of(event: dict) -> Stream:
+    """Return the (device, stream) that an event ran on."""
+    args = event.get("args", {})
+    return (int(args.get("device", 0)), int(args.get("stream", 0)))
+
+
+def windows(events: list[dict]) -> list[tuple[str, Interval]]:
+    """Return each profiled step's name and its time on the GPU.
+
+    A step begins with its first GPU activity and ends where the next one
+    begins; the last ends with its own last activity.  A trace without step
+    annotations counts as one step.
+    """
+    spans: dict[str, list[float]] = {}
+    for category in ("gpu_user_annotation", "user_annotation"):
+        for event in events:
+            name = event.get("name", "")
+            if event.get("cat") == category and name.startswith(STEP):
+                span = spans.setdefault(name, [event["ts"], event["ts"]])
+                span[0] = min(span[0], event["ts"])
+                span[1] = max(span[1], event["ts"] + event["dur"])
+        if spans:
+            break
+    if not spans:
+        gpu = activities(events)
+        return [("all", (gpu[0].begin, max(a.end for a in gpu)))]
+    order = sorted(spans.items(), key=lambda item: item[1][0])
+    ends = [span[0] for _, span in order[1:]] + [order[-1][1][1]]
+    return [
+        (name, (span[0], end))
+        for (name, span), end in zip(order, ends, strict=True)
+    ]
