@@ -1,0 +1,143 @@
+"""Data parallelism equals the dense model: ours, and torch's beside it."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+from parity import CONFIG, Case, TorchDDP, train_rank, verify
+from pool import Pool, RankError
+
+from workshop.models.gpt import GPT
+from workshop.parallel.data_parallel import (
+    NaiveDataParallel,
+    OverlappedDataParallel,
+)
+
+SMALL, MEDIUM, WHOLE = 0.001, 0.02, 64.0
+STATE = ("start", "gradients", "weights")
+STRATEGIES = {
+    "naive": (NaiveDataParallel, {}, (*STATE, "traffic")),
+    "overlapped-small": (
+        OverlappedDataParallel,
+        {"bucket_mib": SMALL},
+        (*STATE, "traffic", "overlap"),
+    ),
+    "overlapped-medium": (
+        OverlappedDataParallel,
+        {"bucket_mib": MEDIUM},
+        (*STATE, "traffic", "overlap"),
+    ),
+    "overlapped-whole": (
+        OverlappedDataParallel,
+        {"bucket_mib": WHOLE},
+        (*STATE, "traffic"),
+    ),
+    "torch-ddp": (TorchDDP, {"bucket_mib": MEDIUM}, STATE),
+}
+
+
+@pytest.fixture(scope="module")
+def pools(pool2: Pool, pool4: Pool) -> Iterator[dict[int, Pool]]:
+    with Pool(1) as pool1:
+        yield {1: pool1, 2: pool2, 4: pool4}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "optimizer", "num_microbatches"),
+    [
+        (1, "sgd", 3),
+        (2, "sgd", 1),
+        (2, "sgd", 3),
+        (2, "adamw", 1),
+        (2, "adamw", 3),
+        (4, "sgd", 3),
+        (4, "adamw", 1),
+    ],
+)
+@pytest.mark.parametrize("awkward", [False, True], ids=["gpt", "awkward"])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_parity_with_the_dense_model(
+    pools: dict[int, Pool],
+    name: str,
+    optimizer: str,
+    num_microbatches: int,
+    awkward: bool,
+    ranks: int,
+) -> None:
+    strategy, options, checks = STRATEGIES[name]
+    verify(
+        pools[ranks],
+        Case(strategy, options, awkward, optimizer, num_microbatches,
+             checks=checks),
+    )
+
+
+@pytest.mark.parametrize(
+    ("mib", "least"), [(SMALL, 10), (MEDIUM, 3), (WHOLE, 1)]
+)
+def test_all_buckets_but_the_last_leave_before_backward_ends(
+    pool2: Pool, mib: float, least: int
+) -> None:
+    case = Case(OverlappedDataParallel, {"bucket_mib": mib})
+    for training in pool2.run(train_rank, case):
+        assert training.started >= least - 1
+        assert (training.started == 0) == (least == 1)
+
+
+def test_the_naive_version_sends_after_backward(pool2: Pool) -> None:
+    for training in pool2.run(train_rank, Case(NaiveDataParallel)):
+        assert training.started == 0
+        assert all(training.bytes_sent)
+
+
+@pytest.mark.parametrize(
+    "strategy", [NaiveDataParallel, OverlappedDataParallel]
+)
+def test_an_unused_parameter_must_be_allowed(pool2: Pool, strategy) -> None:
+    with pytest.raises(RankError, match="no gradient for unused.*unused=True"):
+        pool2.run(train_with_an_unused_parameter, strategy)
+
+
+def train_with_an_unused_parameter(rank: int, world: int, strategy) -> None:
+    case = Case(strategy, awkward=True)
+    model = strategy(case.model(rank), dist.group.WORLD)
+    model(*case.batch(0, 1)).backward()
+    model.finish()
+
+
+def use_on_one_rank_only(rank: int, world: int, strategy) -> dict:
+    torch.manual_seed(0)
+    both = torch.nn.ModuleDict(
+        {"a": torch.nn.Linear(2, 1), "b": torch.nn.Linear(2, 1)}
+    ).double()
+    model = strategy(both, dist.group.WORLD, unused=True)
+    x = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    (both["a"](x) if rank == 0 else both["b"](x)).sum().backward()
+    model.finish()
+    return {name: p.grad for name, p in both.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "strategy", [NaiveDataParallel, OverlappedDataParallel]
+)
+def test_a_parameter_that_some_ranks_use_counts_as_zero_elsewhere(
+    pool2: Pool, strategy
+) -> None:
+    half = torch.tensor([[0.5, 1.0]], dtype=torch.float64)
+    for gradients in pool2.run(use_on_one_rank_only, strategy):
+        torch.testing.assert_close(gradients["a.weight"], half)
+        torch.testing.assert_close(gradients["b.weight"], half)
+
+
+def backward_twice(rank: int, world: int) -> None:
+    torch.manual_seed(0)
+    model = OverlappedDataParallel(GPT(CONFIG), dist.group.WORLD)
+    tokens = torch.zeros(1, 4, dtype=torch.int64)
+    for _ in range(2):
+        model(tokens, tokens).backward()
+
+
+def test_a_second_backward_outside_no_sync_is_refused(pool2: Pool) -> None:
+    with pytest.raises(RankError, match=r"second gradient.*no_sync\(\)"):
+        pool2.run(backward_twice)

@@ -1,0 +1,74 @@
+"""The tests of the tests: every planted bug is caught, by the right check.
+
+The bugs go through `parity.verify` with the checks that the real class
+passes here, and a table of what caught them ends the report of the session.
+"""
+
+import math
+
+import pytest
+from parity import Case, Mismatch, verify
+from planted.data_parallel import BUGS, NUM_MICROBATCHES, RANKS, Bug
+from pool import Pool, RankError
+
+from workshop.parallel.data_parallel import (
+    NaiveDataParallel,
+    OverlappedDataParallel,
+)
+
+
+def case_of(strategy, awkward: bool, naive: bool) -> Case:
+    checks = ("start", "gradients", "weights", "traffic", "overlap")
+    return Case(
+        strategy,
+        {} if naive else {"bucket_mib": 0.001},
+        awkward=awkward,
+        num_microbatches=NUM_MICROBATCHES,
+        checks=checks[:-1] if naive else checks,
+    )
+
+
+def is_naive(strategy: type) -> bool:
+    return issubclass(strategy, NaiveDataParallel)
+
+
+def catch(pool: Pool, case: Case) -> tuple[str, float]:
+    """Return the check that fails, or `refusal` if the class objects."""
+    try:
+        verify(pool, case)
+    except Mismatch as mismatch:
+        return mismatch.check, mismatch.ratio
+    except RankError as error:
+        # Only the class's own sentence counts, not any crash of the bug.
+        for text in error.failures.values():
+            assert "run all backward passes but the last inside" in text
+        return "refusal", math.nan
+    return "nothing", math.nan
+
+
+@pytest.mark.parametrize(
+    ("strategy", "awkward"),
+    [
+        (OverlappedDataParallel, False),
+        (OverlappedDataParallel, True),
+        (NaiveDataParallel, False),
+        (NaiveDataParallel, True),
+    ],
+)
+def test_the_real_classes_pass_the_same_checks(
+    pool4: Pool, strategy: type, awkward: bool
+) -> None:
+    assert pool4.world == RANKS
+    verify(pool4, case_of(strategy, awkward, is_naive(strategy)))
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_a_planted_bug_is_caught(
+    pool4: Pool, planted_table: list, bug: Bug
+) -> None:
+    naive = is_naive(bug.strategy)
+    caught, ratio = catch(pool4, case_of(bug.strategy, bug.awkward, naive))
+    planted_table.append((bug.name, caught, ratio))
+    assert caught == bug.caught_by
+    if bug.ratio is not None:
+        assert ratio == pytest.approx(bug.ratio, rel=1e-9)
