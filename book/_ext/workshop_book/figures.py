@@ -14,48 +14,17 @@ stands in the page itself; its text and axes take the page's own colour.
 
 import hashlib
 import importlib
-import io
 import re
 from html import escape
 
-import matplotlib
 from docutils import nodes
 from docutils.parsers.rst import directives
 from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 
 from workshop.errors import UserError
+from workshop.notebook import style
 from workshop_book import provenance
-
-INK = "#010203"  # stands for the page's text colour until the SVG is written
-PALETTE = ("#d55e00", "#0a85c2", "#0b9a70", "#b5659b", "#8a7a00", "#6e6e78")
-STYLE = {
-    "axes.edgecolor": INK,
-    "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.labelcolor": INK,
-    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": INK,
-    "figure.facecolor": "none",
-    "figure.figsize": (7.2, 3.9),
-    "font.size": 11,
-    "grid.alpha": 0.35,
-    "grid.color": "#808080",
-    "grid.linewidth": 0.6,
-    "legend.edgecolor": "none",
-    "legend.facecolor": "none",
-    "legend.framealpha": 0,
-    "lines.linewidth": 2,
-    "lines.markersize": 5,
-    "savefig.facecolor": "none",
-    "svg.fonttype": "none",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
-
 
 def function(path: str):
     """Import the function that `package.module.name` stands for."""
@@ -69,20 +38,17 @@ def function(path: str):
 
 
 def svg(figure: Figure, alt: str, key: str) -> str:
-    """Return a figure as SVG text for a page in light and in dark."""
-    out = io.StringIO()
-    salt = hashlib.sha256(key.encode()).hexdigest()[:8]
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": salt}):
-        figure.savefig(
-            out, format="svg", bbox_inches="tight", metadata={"Date": None}
-        )
-    text = out.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    """Return a figure as SVG to stand in a page, in light and in dark.
+
+    Identifiers get a prefix of their own, since a page holds several SVGs.
+    """
+    text = style.svg(figure)
+    text = text[text.index("<svg") :].replace(style.TEXT, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{salt}-", text)
-    return text.replace(
-        "<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1
-    )
+    own = "f" + hashlib.sha256(key.encode()).hexdigest()[:8]
+    text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{own}-", text)
+    label = escape(alt, quote=True)
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
 class RunFigure(provenance.RecordDirective):
@@ -109,16 +75,15 @@ class RunFigure(provenance.RecordDirective):
                 raise UserError(f"run-figure needs {what}")
         runs = self.runs(self.arguments[0])
         draw = function(self.options["draw"])
-        with matplotlib.rc_context(STYLE):
-            figure = draw(*runs)
+        figure = draw(*runs)
         if not isinstance(figure, Figure):
             raise UserError(
                 f"{self.options['draw']} returned {figure!r} and not a "
                 "matplotlib figure"
             )
         key = f"{self.options['draw']} {self.arguments[0]}"
-        return self._nodes(svg(figure, self.options["alt"], key), caption,
-                           runs)
+        picture = svg(figure, self.options["alt"], key)
+        return self._nodes(picture, caption, runs)
 
     def _nodes(self, picture: str, caption: str, runs: list) -> list:
         text, messages = self.state.inline_text(caption, self.lineno)

@@ -28,6 +28,7 @@ def of(env: BuildEnvironment) -> dict[str, list[str]]:
 
 def report(env: BuildEnvironment, docname: str, line: int, text: str) -> None:
     """Say what is wrong in a line of a page and let the build fail."""
+    text = text.rstrip(".")
     where = f"{env.doc2path(docname, base=False)}:{line}"
     of(env).setdefault(docname, []).append(f"{where}: {text}")
     LOGGER.warning(text, location=(docname, line), type="workshop")

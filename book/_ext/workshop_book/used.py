@@ -47,11 +47,10 @@ class Runs:
 
 def unusable(run: loading.Run) -> str:
     """Return the sentence that says why a run may not be used."""
-    reasons = "; ".join(run.finding.problems) or run.record["reason"]
     return (
-        f"the record of {run.name} is {run.status}"
-        f"{f' ({reasons})' if reasons else ''}: "
-        f"repeat it with `workshop runs submit {run.name}`"
+        f"the record of {run.name} is {run.status} ("
+        f"{run.finding.problem.rstrip('.')}): repeat it with "
+        f"`workshop runs submit {run.name}`"
     )
 
 
