@@ -23,6 +23,9 @@ from workshop.errors import UserError
 
 Report = Callable[[str], None]
 
+# Claimed, not real: nothing binds the jobs' processes to CPUs here.
+CPUS_PER_NODE = 8
+
 
 def start(
     nodes: int = 2,
@@ -144,7 +147,7 @@ def _prepare(
         hide_gpus=not real and bool(gpus.real_devices()),
         own_names=own_names,
         port=port,
-        cpus_per_node=max(8, (os.cpu_count() or 1) // nodes),
+        cpus_per_node=CPUS_PER_NODE,
         memory_mib=max(1000, memory // 2**20 // nodes),
     )
     _write_configuration(layout, prefix)

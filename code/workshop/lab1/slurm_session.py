@@ -1,0 +1,114 @@
+"""`python -m workshop.lab1.slurm_session [--output session.json]`
+
+Runs the Slurm commands of chapter 01 one after another, as a reader does,
+and writes what they printed.  Chapters replay it where no Slurm can run.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from workshop.errors import UserError, one_sentence
+from workshop.notebook.shell import capture
+from workshop.paths import root
+
+TIMEOUT_S = 120
+
+# Every `sh(...)` cell of a chapter is one of these lines, and each line is
+# here once: the transcript is looked up by its text.
+COMMANDS = (
+    # Look at the cluster.
+    "sinfo",
+    "sinfo -N -l",
+    "sinfo -N -o '%N %T %c CPUs %G'",
+    "scontrol show partition",
+    "scontrol show node | head -n 12",
+    # Run something now.
+    "srun --nodes=2 --ntasks-per-node=1 hostname",
+    "srun --nodes=2 --ntasks-per-node=2 --label hostname",
+    "srun --nodes=2 --ntasks-per-node=1 --gpus-per-node=1 bash -c "
+    "'echo $SLURMD_NODENAME: GPUs $SLURM_STEP_GPUS'",
+    "srun --gpus-per-node=1 env | grep '^SLURM_' | sort | head -n 20",
+    # Submit a script.
+    "cat slurm/hello.sbatch",
+    "sbatch --wait --output=slurm/logs/hello.out slurm/hello.sbatch",
+    "cat slurm/logs/hello.out",
+    "sbatch --wait --gpus-per-node=1 --output=slurm/logs/gpus.out "
+    "slurm/gpus.sbatch",
+    "cat slurm/logs/gpus.out",
+    # Watch a job and cancel it.
+    "sbatch --job-name=sleeper --nodes=2 --time=5 --output=/dev/null "
+    "--wrap='srun sleep 240'",
+    "sleep 2; squeue --name=sleeper",
+    "squeue --name=sleeper -o '%i %j %T %M %l %D %N'",
+    "scontrol show job $(squeue --noheader --name=sleeper -o %A)",
+    "scancel --name=sleeper",
+    "sleep 2; squeue --name=sleeper --states=all -o '%i %j %T %M'",
+    # Wait in the queue: each node has CPUs for two of these jobs.
+    "for i in 1 2 3; do sbatch --job-name=queue --nodes=2 "
+    "--ntasks-per-node=4 --time=5 --output=/dev/null "
+    "--wrap='sleep 240'; done",
+    "sleep 2; squeue --name=queue -o '%i %T %R'",
+    "scancel --name=queue; sleep 2; squeue --name=queue",
+    # Hold an allocation and use it.
+    "salloc --nodes=2 --ntasks-per-node=1 srun hostname",
+    "salloc --nodes=2 --ntasks-per-node=1 bash -c "
+    "'scontrol show hostnames; srun --nodes=1 --ntasks=1 hostname'",
+    # Many jobs from one script.
+    "cat slurm/array.sbatch",
+    "sbatch --wait --output=slurm/logs/array-%a.out slurm/array.sbatch",
+    "cat slurm/logs/array-?.out",
+    # What Slurm says to a request it cannot meet.
+    "sbatch --nodes=9 slurm/hello.sbatch",
+    "sbatch --time=soon slurm/hello.sbatch",
+    "srun --gpus-per-node=99 hostname",
+)
+
+
+def record(output: Path) -> int:
+    """Run every command, write the transcript, return how many there were.
+
+    The file holds a list of {"command", "output", "exit_code"}; the
+    repository's own path reads `$WORKSHOP_ROOT` in it.
+
+    Raises:
+        UserError: no Slurm here, or a command did not end.
+    """
+    transcript = []
+    for command in COMMANDS:
+        text, code = capture(command, TIMEOUT_S)
+        print(f"$ {command}\n{text}", end="", flush=True)
+        text = text.replace(str(root()), "$WORKSHOP_ROOT")
+        transcript.append(
+            {"command": command, "output": text, "exit_code": code}
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(transcript, indent=1) + "\n")
+    return len(transcript)
+
+
+@one_sentence
+def main() -> None:
+    """Entry point; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="file to write; default: session.json in WORKSHOP_ARTIFACTS",
+    )
+    output = parser.parse_args().output
+    if output is None:
+        folder = os.environ.get("WORKSHOP_ARTIFACTS")
+        if not folder:
+            raise UserError(
+                "there is no place for the transcript: pass --output FILE "
+                "or set WORKSHOP_ARTIFACTS to a folder"
+            )
+        output = Path(folder) / "session.json"
+    count = record(output)
+    print(f"{count} commands recorded in {output.name}")
+
+
+if __name__ == "__main__":
+    main()

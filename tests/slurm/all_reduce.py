@@ -1,0 +1,29 @@
+"""A module for torchrun jobs: every rank adds up all ranks' numbers.
+
+`python -m torch.distributed.run -m tests.slurm.all_reduce [SECONDS]`
+sleeps afterwards, so that a test can end it.
+"""
+
+import os
+import socket
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+
+dist.init_process_group("gloo")
+rank, world = dist.get_rank(), dist.get_world_size()
+total = torch.tensor(float(rank + 1))
+dist.all_reduce(total)
+assert total.item() == world * (world + 1) / 2
+print(
+    f"rank {rank} of {world} on {os.environ['SLURMD_NODENAME']} "
+    f"({socket.gethostname()}) local {os.environ['LOCAL_RANK']} "
+    f"pid {os.getpid()} sum {total.item():g}",
+    flush=True,
+)
+if len(sys.argv) > 1:
+    time.sleep(float(sys.argv[1]))
+dist.barrier()
+dist.destroy_process_group()
