@@ -6,6 +6,7 @@ python -m workshop.runs.job lab1/gpt2-small-2gpu [--small] [--out FOLDER]
 import argparse
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -26,6 +27,8 @@ from workshop.runs.schema import COMPLETED
 from workshop.runs.summary import summarise
 
 SCRIPT = "slurm/experiment.sbatch"
+# The job's own lines in a log: a repeat's command, and how it ended.
+MARK = re.compile(r"\[repeat \d+\] (\$|exit code) ")
 
 
 class Stopped(BaseException):
@@ -42,10 +45,10 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
     root = paths.root()
     size = experiment.size(small)
     sources = fingerprint.hashes(experiment, root)
-    git = commit(root)
+    git = commit(root, required="SLURM_JOB_ID" in os.environ)
     allocation = _allocation()
     argv = launch.command(experiment, size, allocation)
-    started = time.monotonic()
+    started, limit = time.monotonic(), time_limit(experiment)
     clock = _now()
     folder = records.staging(out, _key(experiment))
     log = Log(folder / "log.txt", root)
@@ -59,7 +62,7 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
     try:
         nodes = _nodes(size)
         _require_gpus(experiment, nodes, small)
-        deadline = started + experiment.timeout
+        deadline = started + limit
         for repeat in range(1 if small else experiment.repeats):
             code = _repeat(argv, root, folder, repeat, deadline, log, repeats)
             if code:
@@ -71,7 +74,7 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
             raise UserError("its sources changed while it ran")
     except execute.DeadlineError:
         status, code = "timeout", 124
-        reason = f"it was still running after {experiment.timeout} s"
+        reason = f"it was still running after {limit} s"
     except (Stopped, KeyboardInterrupt):
         status, reason, code = "cancelled", "it was told to stop", 130
     except UserError as error:
@@ -101,6 +104,17 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
     return records.place(folder, out, record), record
 
 
+def time_limit(experiment: Experiment) -> int:
+    """Return the seconds that the job may take, all repeats together.
+
+    `WORKSHOP_TIMEOUT` lowers the experiment's own limit.
+    """
+    given = os.environ.get("WORKSHOP_TIMEOUT")
+    if not given:
+        return experiment.timeout
+    return min(experiment.timeout, int(given))
+
+
 def slurm_facts(size: Size) -> dict | None:
     """Return what Slurm says of this job, None outside one."""
     env = os.environ
@@ -121,7 +135,7 @@ def slurm_facts(size: Size) -> dict | None:
 def _repeat(argv, root, folder, repeat, deadline, log, repeats) -> int:
     """Run one repeat, add it to `repeats`, and return its exit code."""
     env = launch.variables(root, folder, repeat)
-    log(f"$ {shlex.join(argv)}")
+    log(f"[repeat {repeat}] $ {shlex.join(argv)}")
     begun = time.monotonic()
     result = {"repeat": repeat, "exit_code": -1}
     repeats.append(result)
@@ -133,7 +147,7 @@ def _repeat(argv, root, folder, repeat, deadline, log, repeats) -> int:
     finally:
         result["seconds"] = round(time.monotonic() - begun, 2)
     result["exit_code"] = code
-    log(f"repeat {repeat} ended with exit code {code}")
+    log(f"[repeat {repeat}] exit code {code}")
     if not code and not (folder / f"metrics.{repeat}.jsonl").is_file():
         raise UserError(f"repeat {repeat} wrote no metrics")
     return code
@@ -183,7 +197,9 @@ def _output(command: list[str]) -> str:
 
 def _key(experiment: Experiment) -> str:
     job = os.environ.get("SLURM_JOB_ID")
-    return f"job-{job}" if job else experiment.name.replace("/", "-")
+    if job:
+        return f"job-{job}"
+    return f"{experiment.name.replace('/', '-')}-{os.getpid()}"
 
 
 def _now() -> str:

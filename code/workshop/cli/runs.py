@@ -1,0 +1,153 @@
+"""`workshop runs`: list, show, submit and check the recorded runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from workshop import paths
+from workshop.cli import runs_submit
+from workshop.errors import fail, one_sentence
+from workshop.runs import check as checking
+from workshop.runs import describe, load, pack, status
+
+app = typer.Typer(
+    help="The recorded runs of the book: list, show, submit and check.",
+    no_args_is_help=True,
+)
+app.command(name="submit")(runs_submit.submit)
+COLOURS = {
+    "fresh": "green",
+    "stale": "yellow",
+    "planned": "blue",
+    "missing": "red",
+    "failed": "red",
+    "altered": "red",
+}
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(help="Runs, such as lab1/links-1node; default all."),
+]
+Records = Annotated[
+    Path | None,
+    typer.Option("--records", help="Where records lie; default book/runs."),
+]
+
+
+@app.command(name="list")
+@one_sentence
+def list_runs(
+    chapter: Annotated[
+        str, typer.Option(help="Only this chapter's, as in the file.")
+    ] = "",
+    records: Records = None,
+) -> None:
+    """List every run: state, date, where it ran."""
+    table = Table(box=None)
+    for column in ("run", "state", "recorded", "where", "title"):
+        table.add_column(column, overflow="fold")
+    for row in status.table(records):
+        if chapter in ("", row.chapter):
+            state = _coloured(row.state)
+            table.add_row(row.name, state, row.when, row.where, row.title)
+    Console().print(table)
+
+
+@app.command()
+@one_sentence
+def show(
+    name: Annotated[str, typer.Argument(help="A run, such as lab1/x.")],
+    log: Annotated[
+        bool, typer.Option("--log", help="Print the whole log as well.")
+    ] = False,
+    records: Records = None,
+) -> None:
+    """Show one run: provenance, command and summary."""
+    run = load.load(name, records)
+    console = Console()
+    console.print(run.provenance(), soft_wrap=True, highlight=False)
+    console.print(f"state    {_coloured(run.status)} {run.finding.problem}")
+    console.print(f"folder   {run.folder}", soft_wrap=True)
+    console.print(f"command  {run.record['command']}", soft_wrap=True)
+    table = Table(box=None)
+    for column in ("metric", "median", "min", "max", "repeats", "unit"):
+        right = column in ("median", "min", "max", "repeats")
+        table.add_column(column, justify="right" if right else "left")
+    for key, entry in run.summary.items():
+        numbers = [f"{entry[part]:.6g}" for part in ("median", "min", "max")]
+        table.add_row(key, *numbers, str(entry["repeats"]), entry["unit"])
+    console.print(table)
+    if log:
+        print(run.log, end="")
+
+
+@app.command()
+@one_sentence
+def check(
+    names: Names = None,
+    release: Annotated[
+        bool, typer.Option("--release", help="Stale records fail as well.")
+    ] = False,
+    records: Records = None,
+) -> None:
+    """Check that records are there, whole, unaltered and up to date.
+
+    Exit code 1: a record is missing, failed or altered (with --release:
+    or stale). Exit code 2: bad input.
+    """
+    experiments = describe.read()
+    folder = records or paths.records()
+    findings = checking.examine_all(experiments, folder, paths.root())
+    if names:
+        known = {finding.name: finding for finding in findings}
+        for name in names:
+            if name not in known:
+                fail(
+                    f"there is no run {name!r}{describe.near(name, known)}: "
+                    "`workshop runs list` shows all of them."
+                )
+        findings = [known[name] for name in names]
+    table = Table(box=None)
+    for column in ("run", "state", "recorded"):
+        table.add_column(column)
+    for finding in findings:
+        table.add_row(finding.name, _coloured(finding.state), finding.date)
+    Console().print(table)
+    errors = Console(stderr=True, highlight=False, markup=False)
+    for finding in findings:
+        for sentence in filter(None, (finding.problem, finding.note)):
+            errors.print(f"{finding.state}: {sentence}", soft_wrap=True)
+    if any(finding.breaks(release) for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command(name="pack")
+@one_sentence
+def pack_records(
+    archive: Annotated[Path, typer.Argument(help="The .tar.gz to write.")],
+    names: Names = None,
+    records: Records = None,
+) -> None:
+    """Put records into one archive, to carry them to another machine."""
+    packed = pack.pack(archive, names or [], records or paths.records())
+    size = archive.stat().st_size / 2**20
+    print(f"{archive}: {len(packed)} records, {size:.2f} MiB")
+
+
+@app.command(name="unpack")
+@one_sentence
+def unpack_records(
+    archive: Annotated[Path, typer.Argument(help="A packed .tar.gz.")],
+    records: Records = None,
+) -> None:
+    """Check the records of an archive and put them into book/runs."""
+    folder = records or paths.records()
+    root = paths.root()
+    for finding in pack.unpack(archive, describe.read(), folder, root):
+        print(f"{finding.name}: {finding.state}")
+
+
+def _coloured(state: str) -> str:
+    return f"[{COLOURS[state]}]{state}[/]"

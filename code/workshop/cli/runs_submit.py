@@ -1,0 +1,177 @@
+"""`workshop runs submit`: run experiments through Slurm and wait."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from workshop import paths
+from workshop.cluster import profile as profiles
+from workshop.cluster.jobs import JobState
+from workshop.cluster.site import environment
+from workshop.errors import UserError, fail, one_sentence
+from workshop.runs import check, describe
+from workshop.runs import submit as submitting
+from workshop.runs.describe import Experiment
+from workshop.runs.files import seconds
+
+INTERRUPTED = 130
+
+
+@one_sentence
+def submit(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Experiments; default: all without a record."),
+    ] = None,
+    chapter: Annotated[
+        str, typer.Option(help="Only this chapter's experiments.")
+    ] = "",
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Only those without a record.")
+    ] = False,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="Only those with changed sources.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Those with a fresh record too.")
+    ] = False,
+    budget: Annotated[
+        str, typer.Option(help="What all may take together, such as 9m.")
+    ] = "",
+    profile: Annotated[
+        str, typer.Option(help="The site: a name in slurm/profiles.")
+    ] = "",
+    small: Annotated[
+        bool, typer.Option("--small", help="The small sizes, for CPUs.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where records go; default book/runs, "
+            "and .runs-local/slurm for small ones."
+        ),
+    ] = None,
+) -> None:
+    """Submit runs through Slurm, the most urgent first, and wait.
+
+    Runs with a fresh record are left out, so that a second call goes on
+    where the first stopped. Exit code 1: a job was refused, failed, timed
+    out or was cancelled. 130: Ctrl-C, which also cancels the job.
+    """
+    experiments = describe.select(names or [], describe.read())
+    local = paths.root() / ".runs-local" / "slurm"
+    out = (out or (local if small else paths.records())).resolve()
+    total = seconds(budget, "--budget") if budget else None
+    try:
+        environment()
+        site = profiles.load(profile or None)
+    except UserError as error:
+        fail(str(error), code=1)
+    findings = {
+        each.name: check.examine(each.name, each, out / each.name)
+        for each in experiments
+    }
+    chosen = submitting.choose(
+        experiments,
+        findings,
+        chapter=chapter,
+        missing=missing,
+        stale=stale,
+        again=again or small,
+    )
+    able = []
+    refused = False
+    named = [each for each in experiments if each.planned] if names else []
+    for experiment in [*named, *chosen]:
+        if why := submitting.refusal(experiment, site, small):
+            _say(f"left out: {why}.")
+            refused = True
+        else:
+            able.append(experiment)
+    if not able:
+        if not refused:
+            print("nothing to submit: every chosen run has its record")
+        raise typer.Exit(1 if refused and names else 0)
+    good = _all(able, site, small, out, submitting.Budget(total))
+    raise typer.Exit(0 if good and not (refused and names) else 1)
+
+
+def _all(
+    experiments: list[Experiment],
+    site: profiles.Profile,
+    small: bool,
+    out: Path,
+    budget: submitting.Budget,
+) -> bool:
+    good = True
+    for number, experiment in enumerate(experiments, start=1):
+        limit = budget.limit(experiment)
+        if not limit:
+            left = max(0, int(budget.left()))
+            _say(
+                f"left out: {experiment.name} takes about "
+                f"{experiment.expected} s and {left} s of the budget are "
+                "left: call this again to go on."
+            )
+            continue
+        title = f"{number}/{len(experiments)} {experiment.name}"
+        outcome = _watched(experiment, site, small, out, limit, title, budget)
+        if outcome.problem:
+            _say(f"error: {outcome.problem}")
+            good = False
+        else:
+            print(f"{experiment.name}: recorded by job {outcome.job_id}")
+    return good
+
+
+def _watched(
+    experiment: Experiment,
+    site: profiles.Profile,
+    small: bool,
+    out: Path,
+    limit: int,
+    title: str,
+    budget: submitting.Budget,
+) -> submitting.Outcome:
+    left = budget.left()
+    wait_s = None if left == float("inf") else left
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[last]}", style="dim"),
+        console=Console(stderr=True),
+        transient=True,
+    ) as progress:
+        task = progress.add_task(f"{title}: submitting", last="")
+        job_id: list[int] = []
+
+        def on_state(job: JobState) -> None:
+            job_id[:] = [job.job_id]
+            words = f"{title}: job {job.job_id} {job.state.lower()}"
+            progress.update(task, description=words, last=job.reason)
+            if not progress.console.is_terminal:
+                _say(words)
+
+        try:
+            return submitting.run_one(
+                experiment, site, small, out, limit, on_state, wait_s
+            )
+        except KeyboardInterrupt:
+            progress.stop()
+            which = f"job {job_id[0]} is" if job_id else "the submission is"
+            _say(f"interrupted: {which} cancelled; earlier records stand.")
+            raise typer.Exit(INTERRUPTED) from None
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)

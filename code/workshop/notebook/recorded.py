@@ -1,0 +1,109 @@
+"""A recorded cell: replay the record, run it here small, or submit it.
+
+`WORKSHOP_RUN` chooses: `replay` (the default), `local` or `slurm`.
+"""
+
+import os
+
+from workshop import paths
+from workshop.cluster import profile as profiles
+from workshop.cluster.jobs import JobState
+from workshop.errors import UserError
+from workshop.runs import describe, job, schema, submit
+from workshop.runs.describe import Experiment
+from workshop.runs.load import Run, load
+
+WAYS = ("replay", "local", "slurm")
+LINES = 12
+
+
+def recorded(name: str, lines: int = LINES) -> Run:
+    """Show a run in the way that `WORKSHOP_RUN` says, and return it.
+
+    replay: print where the record in book/runs comes from, its command
+    and the last `lines` lines that it logged. local: run the small size
+    here now, with torchrun. slurm: submit it and wait; on a cluster
+    without GPUs, the small size. Neither touches book/runs.
+
+    Raises `UserError` when there is no such run, or when it fails.
+    """
+    way = os.environ.get("WORKSHOP_RUN") or "replay"
+    if way not in WAYS:
+        raise UserError(
+            f"WORKSHOP_RUN is {way!r}: it is one of {', '.join(WAYS)}."
+        )
+    experiment = describe.select([name], describe.read())[0]
+    if way == "replay":
+        run = load(name)
+        _replay(run, lines)
+        return run
+    if way == "local":
+        return _local(experiment)
+    return _slurm(experiment, lines)
+
+
+def _replay(run: Run, lines: int) -> None:
+    print(f"Recorded: {run.provenance()}")
+    if run.status == "stale":
+        print(
+            f"Stale: recorded on {run.date}, and its sources have changed "
+            "since."
+        )
+    elif run.status != "fresh":
+        raise UserError(run.finding.problem)
+    _show(run, lines)
+
+
+def _show(run: Run, lines: int) -> None:
+    print(f"$ {run.record['command']}")
+    for line in run_lines(run.log)[-lines:]:
+        print(line)
+
+
+def run_lines(log: str) -> list[str]:
+    """Return what the run itself printed in its last repeat."""
+    lines = log.splitlines()
+    marks = [i for i, line in enumerate(lines) if job.MARK.match(line)]
+    begun = [i for i in marks if job.MARK.match(lines[i])[1] == "$"]
+    if not begun:
+        return []
+    ends = [i for i in marks if i > begun[-1]] or [len(lines)]
+    return lines[begun[-1] + 1 : ends[0]]
+
+
+def _local(experiment: Experiment) -> Run:
+    size = experiment.size(small=True)
+    if size.nodes > 1:
+        raise UserError(
+            f"the small size of {experiment.name} asks for {size.nodes} "
+            "nodes: give it one in slurm/experiments.toml."
+        )
+    out = paths.root() / ".runs-local" / "here"
+    folder, record = job.run(experiment, True, out)
+    return _checked(Run(experiment.name, record, folder))
+
+
+def _slurm(experiment: Experiment, lines: int) -> Run:
+    site = profiles.load()
+    small = not submit.real_gpus(site)
+    if why := submit.refusal(experiment, site, small):
+        raise UserError(f"{why}.")
+    out = paths.root() / ".runs-local" / "slurm"
+
+    def on_state(state: JobState) -> None:
+        print(f"job {state.job_id}: {state.state.lower()}")
+
+    limit = experiment.timeout
+    done = submit.run_one(experiment, site, small, out, limit, on_state)
+    if done.problem:
+        raise UserError(done.problem)
+    run = load(experiment.name, out)
+    _show(run, lines)
+    return run
+
+
+def _checked(run: Run) -> Run:
+    if run.record["status"] != schema.COMPLETED:
+        why = f"{run.record['status']}: {run.record['reason']}"
+        raise UserError(f"{run.name} {why}.")
+    return run
