@@ -7,6 +7,7 @@ named after the corpus and the size, so that a changed corpus gets a new one.
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def tokenizer_for(
     `vocabulary` is the largest number of entries: all bytes, the end of a
     document, and merges; a small corpus may yield fewer.  Of several
     processes that ask at once, one trains and the others wait for its file.
-    `show=True` draws a progress bar.
+    `show=True` says so, and draws a progress bar on a terminal.
 
     Raises `UserError` when `vocabulary` is too small or the cached file is
     damaged.
@@ -85,6 +86,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _train(corpus: Corpus, vocabulary: int, show: bool) -> Tokenizer:
+    if show:
+        print(
+            f"training a tokenizer of {vocabulary:,} entries on the corpus "
+            f"{corpus.name}; it is kept in {paths.cache()}",
+            file=sys.stderr,
+            flush=True,
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -94,7 +102,7 @@ def _train(corpus: Corpus, vocabulary: int, show: bool) -> Tokenizer:
         # The library hands the alphabet over as a set: without the sort the
         # ids of bytes would change from run to run.
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=show,
+        show_progress=show and sys.stderr.isatty(),
     )
     tokenizer.train_from_iterator(
         corpus.training, trainer, length=len(corpus.training)

@@ -1,11 +1,13 @@
 """The corpus as token ids: encoded once, then mapped from a file."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+from rich.console import Console
 from rich.progress import track
 
 from workshop.data.corpus import Corpus
@@ -22,7 +24,7 @@ def encoded(
     Documents stand one after another, each ended by the end-of-text id.
     The arrays are maps of files beside the tokenizer, uint16 where the
     vocabulary allows it and int32 elsewhere; the first call writes them.
-    `show=True` draws a progress bar.
+    `show=True` draws a progress bar on a terminal.
     """
     return (
         _mapped("training", corpus.training, trained, show),
@@ -56,7 +58,8 @@ def encode(
     for start in track(
         range(0, len(documents), DOCUMENTS_AT_ONCE),
         description=f"encoding the {part} documents",
-        disable=not show,
+        console=Console(stderr=True),
+        disable=not (show and sys.stderr.isatty()),
     ):
         batch = list(documents[start : start + DOCUMENTS_AT_ONCE])
         for encoding in trained.tokenizer.encode_batch(batch):

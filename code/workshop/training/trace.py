@@ -1,9 +1,8 @@
 """Where the time of a step goes: compute, communication, overlap, idle.
 
-What runs on the GPU is sorted into compute kernels, communication (NCCL's
-kernels, copies to a peer, and copies on a stream that does mostly these)
-and the rest (other copies and fills).  A communication kernel also waits:
-its time holds the time until the slowest rank arrives.
+What runs on the GPU is sorted into compute, communication and the rest, as
+`trace_events.activities` says.  A communication kernel also waits: its time
+holds the time until the slowest rank arrives.
 """
 
 import json

@@ -13,7 +13,7 @@ from workshop.errors import UserError
 from workshop.training.intervals import Interval
 
 GPU = {"kernel", "gpu_memcpy", "gpu_memset"}
-NCCL = ("ncclDevKernel", "ncclKernel")
+NCCL = "nccl"
 STEP = "ProfilerStep#"
 
 Stream = tuple[int, int]
@@ -65,18 +65,23 @@ def read(path: str | Path) -> dict:
 
 
 def activities(events: list[dict]) -> list[Activity]:
-    """Return what the GPUs did, in order of time, sorted into kinds."""
-    busy: dict[Stream, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    """Return what the GPUs did, in order of time, sorted into kinds.
+
+    The compute stream of a device is the one with the most kernel time
+    that is not NCCL's; its kernels are compute.  Another stream that moves
+    data between GPUs (NCCL, copies to a peer or inside device memory) is a
+    communication stream: what packs, waits and averages there belongs to
+    the communication.  What else runs beside is "other", so it hides no
+    communication and is not called compute.
+    """
     gpu = [e for e in events if e.get("ph") == "X" and e.get("cat") in GPU]
-    for event in gpu:
-        if event["cat"] == "kernel" or _certain(event):
-            busy[stream_of(event)][_certain(event)] += event["dur"]
-    carriers = {s for s, (compute, comm) in busy.items() if comm > compute}
+    compute = _compute_streams(gpu)
+    carriers = {stream_of(e) for e in gpu if _moves(e)} - compute
     found = [
         Activity(
             event["name"],
             str(event.get("args", {}).get("grid", "")),
-            _kind(event, carriers),
+            _kind(event, compute, carriers),
             stream_of(event),
             event["ts"],
             event["ts"] + event["dur"],
@@ -86,6 +91,19 @@ def activities(events: list[dict]) -> list[Activity]:
     return sorted(found, key=lambda a: a.begin)
 
 
+def _compute_streams(gpu: list[dict]) -> set[Stream]:
+    busy: dict[Stream, float] = defaultdict(float)
+    for event in gpu:
+        if event["cat"] == "kernel" and not _certain(event):
+            busy[stream_of(event)] += event["dur"]
+    best: dict[int, Stream] = {}
+    for stream, time in busy.items():
+        present = best.setdefault(stream[0], stream)
+        if time > busy[present]:
+            best[stream[0]] = stream
+    return set(best.values())
+
+
 def _certain(event: dict) -> bool:
     """True for what can only be communication."""
     if event["cat"] == "kernel":
@@ -93,13 +111,25 @@ def _certain(event: dict) -> bool:
     return event["name"].startswith("Memcpy PtoP")
 
 
-def _kind(event: dict, carriers: set[Stream]) -> str:
+def _moves(event: dict) -> bool:
+    """True for what moves data between GPUs or prepares it there.
+
+    A copy from a peer's memory that is mapped here shows as DtoD.
+    """
+    return _certain(event) or event["name"].startswith("Memcpy DtoD")
+
+
+def _kind(
+    event: dict, compute: set[Stream], carriers: set[Stream]
+) -> str:
+    stream = stream_of(event)
     if _certain(event):
         return "communication"
-    if event["cat"] == "kernel":
-        return "compute"
-    peer = event["name"].startswith("Memcpy DtoD")
-    return "communication" if peer and stream_of(event) in carriers else "other"
+    if stream in compute:
+        return "compute" if event["cat"] == "kernel" else "other"
+    if stream in carriers and (event["cat"] == "kernel" or _moves(event)):
+        return "communication"
+    return "other"
 
 
 def stream_of(event: dict) -> Stream:

@@ -1,0 +1,183 @@
+"""torchrun --standalone --nproc-per-node 2 -m workshop.lab1.pretrain_gpt
+
+Pretrains a GPT with data parallelism, on GPUs (NCCL) or on the CPU (gloo).
+With no arguments it trains the tiny model for 50 steps.  One process, with
+no torchrun, works as well: python -m workshop.lab1.pretrain_gpt
+"""
+
+import dataclasses
+import os
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+
+from workshop.data.batches import Batches
+from workshop.data.corpus import Corpus, load_corpus
+from workshop.data.tokenizer import TrainedTokenizer, tokenizer_for
+from workshop.data.tokens import encoded
+from workshop.errors import UserError
+from workshop.estimate.flops import flops_per_token
+from workshop.estimate.hardware import peak_flops
+from workshop.lab1.pretrain_options import parse
+from workshop.models.gpt import CONFIGS, GPT, compile_blocks, num_parameters
+from workshop.training import profile
+from workshop.training.launch import Job, launched, together
+from workshop.training.loop import Options, train
+from workshop.training.metrics import MetricsWriter, metrics_path
+from workshop.training.optimizer import make_optimizer
+from workshop.training.report import Reporter
+from workshop.training.state import TrainingState
+from workshop.training.strategy import data_parallel
+
+TINY_MIB = 1.0
+
+
+def main() -> None:
+    """Train as the command line says."""
+    with launched() as job:
+        run(job, together(parse))
+
+
+def run(job: Job, args: Namespace) -> None:
+    """Prepare data and model, resume if asked, and train."""
+    corpus, trained, tokens = prepare(job, args)
+    config = CONFIGS[args.model]
+    torch.manual_seed(args.seed)
+    with torch.device(job.device):
+        module = GPT(config)
+    if args.compile:
+        compile_blocks(module)
+    state = TrainingState(
+        module,
+        make_optimizer(module, args.lr),
+        job,
+        Path(args.checkpoint) if args.checkpoint else None,
+        {
+            "name": args.model,
+            **dataclasses.asdict(config),
+            "tokenizer_sha256": trained.sha256,
+        },
+    )
+    start = state.resume() if args.resume else 0
+    model = data_parallel(
+        module, args.data_parallel, job, args.bucket_mib
+    )
+    if not start:
+        torch.manual_seed(args.seed + 1 + job.rank)
+    batches = [
+        together(
+            lambda part=part: Batches(
+                part,
+                config.sequence,
+                args.micro_batch,
+                args.accumulation,
+                job.rank,
+                job.world_size,
+                args.seed,
+            )
+        )
+        for part in tokens
+    ]
+    path = metrics_path(args.metrics) if job.first else None
+    writer = together(lambda: MetricsWriter(path, resumed_at=start))
+    parameters = num_parameters(module)
+    flops = flops_per_token(
+        parameters, config.layers, config.hidden, config.sequence
+    )
+    name = device_name(job)
+    trace = trace_of(args, job)
+    reporter = Reporter(
+        job,
+        writer,
+        batches[0].global_batch * config.sequence,
+        flops,
+        peak_flops(name),
+        args.log_every,
+        args.warmup_steps + (profile.STEPS if args.trace else 0),
+    )
+    writer.meta(
+        **{k: v for k, v in vars(args).items() if k != "metrics"},
+        parameters=parameters,
+        tokens_per_step=reporter.tokens_per_step,
+        flops_per_token=flops,
+        peak_flops=reporter.peak_flops,
+        device=name,
+        world_size=job.world_size,
+        corpus_sha256=corpus.sha256,
+        tokenizer_sha256=trained.sha256,
+        tokens_in_corpus=len(tokens[0]),
+    )
+    reporter.say(
+        f"{args.model}: {parameters:,} parameters on {job.world_size} × "
+        f"{name}, {reporter.tokens_per_step:,} tokens a step"
+    )
+    if args.resume:
+        where = f"resuming after step {start}" if start else (
+            f"no checkpoint in {args.checkpoint} yet: starting at step 1"
+        )
+        reporter.say(where)
+    train(
+        model,
+        state,
+        *batches,
+        Options(
+            args.steps,
+            args.lr,
+            args.warmup,
+            args.clip,
+            args.bf16,
+            args.eval_every,
+            args.save_every,
+        ),
+        reporter,
+        trace,
+        start,
+    )
+    writer.close()
+
+
+def prepare(
+    job: Job, args: Namespace
+) -> tuple[Corpus, TrainedTokenizer, tuple]:
+    """Return corpus, tokenizer and tokens; rank 0 makes what is missing.
+
+    The other ranks come second and find it in the cache; those of another
+    node, where the cache is not shared, make it there.
+    """
+    mib = args.corpus_mib
+    if mib is None and args.model == "tiny":
+        mib = TINY_MIB
+
+    def make() -> tuple[Corpus, TrainedTokenizer, tuple]:
+        corpus = load_corpus(args.corpus, args.hf_dataset, mib)
+        trained = tokenizer_for(corpus, args.vocabulary, show=job.first)
+        if trained.vocabulary > CONFIGS[args.model].vocabulary:
+            raise UserError(
+                f"the tokenizer has {trained.vocabulary} entries and the "
+                f"model {args.model} room for "
+                f"{CONFIGS[args.model].vocabulary}: lower --vocabulary"
+            )
+        return corpus, trained, encoded(corpus, trained, show=job.first)
+
+    first = together(lambda: make() if job.first else None)
+    return together(lambda: first or make())
+
+
+def device_name(job: Job) -> str:
+    """Return the GPU's name as the driver gives it, or cpu."""
+    if job.device.type == "cuda":
+        return torch.cuda.get_device_name(job.device)
+    return "cpu"
+
+
+def trace_of(args: Namespace, job: Job) -> profile.StepTrace | None:
+    """Return rank 0's trace where it was asked for."""
+    if not args.trace or not job.first:
+        return None
+    folder = os.environ.get("WORKSHOP_ARTIFACTS", ".")
+    return profile.StepTrace(folder, args.warmup_steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The command line of `workshop.lab1.pretrain_gpt`, checked."""
+
+import argparse
+from typing import NoReturn
+
+from workshop.errors import UserError
+from workshop.models.gpt import CONFIGS
+from workshop.training.profile import STEPS
+from workshop.training.strategy import WAYS
+
+TOKENIZER_OF_TINY = 1024
+TOKENIZER = 16384
+# Brown et al. 2020 (arXiv:2005.14165), table 2.1, for the two GPT sizes.
+PEAK_LR = {"tiny": 3e-3, "gpt2-small": 6e-4, "gpt-1.3b": 2e-4}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises `UserError`, so that one rank can speak for all."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}: see --help")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the arguments of a run.
+
+    Raises `UserError` for an argument that is unknown or out of range.
+    """
+    parser = _Parser(
+        prog="pretrain_gpt",
+        description="Pretrain a GPT with data parallelism.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", choices=list(CONFIGS), default="tiny", help="its size")
+    add("--steps", type=int, default=50, help="updates of the weights")
+    add("--micro-batch", type=int, default=4, help="sequences at once")
+    add(
+        "--accumulation",
+        type=int,
+        default=1,
+        help="micro-batches a rank adds up before an update",
+    )
+    add(
+        "--data-parallel",
+        choices=WAYS,
+        default="overlapped",
+        help="average after backward, during it, or by torch's own",
+    )
+    add("--bucket-mib", type=float, default=64.0, help="size of a bucket")
+    add("--compile", action="store_true", help="torch.compile each block")
+    add("--bf16", action="store_true", help="autocast to bfloat16")
+    add(
+        "--lr",
+        type=float,
+        help="peak learning rate; each model has its own",
+    )
+    add("--warmup", type=int, default=5, help="steps until --lr is reached")
+    add("--clip", type=float, default=1.0, help="largest norm, 0: any")
+    add("--seed", type=int, default=1, help="of weights and batches")
+    add("--corpus", metavar="PATH", help="text file or folder of them")
+    add("--hf-dataset", metavar="NAME", help="Hugging Face NAME[:CONFIG]")
+    add(
+        "--corpus-mib",
+        type=float,
+        help="use the first MiB of the corpus; the tiny model takes 1",
+    )
+    add(
+        "--vocabulary",
+        type=int,
+        help=f"tokenizer entries, {TOKENIZER_OF_TINY} for tiny and "
+        f"{TOKENIZER} for the others",
+    )
+    add("--checkpoint", metavar="DIR", help="folder for checkpoints")
+    add(
+        "--save-every",
+        type=int,
+        default=0,
+        help="steps between checkpoints, 0: only the last step",
+    )
+    add("--resume", action="store_true", help="go on from --checkpoint")
+    add(
+        "--eval-every",
+        type=int,
+        default=0,
+        help="steps between held-out losses, 0: never",
+    )
+    add("--log-every", type=int, default=1, help="steps between lines")
+    add(
+        "--warmup-steps",
+        type=int,
+        default=5,
+        help="first steps, left out of summaries: they compile and connect",
+    )
+    add("--metrics", metavar="PATH", help="JSONL file of every step")
+    add(
+        "--trace",
+        action="store_true",
+        help=f"profile {STEPS} steps after the warmup, into "
+        "$WORKSHOP_ARTIFACTS/trace.rank0.json.gz",
+    )
+    args = parser.parse_args(argv)
+    if args.lr is None:
+        args.lr = PEAK_LR[args.model]
+    if args.vocabulary is None:
+        tiny = args.model == "tiny"
+        args.vocabulary = TOKENIZER_OF_TINY if tiny else TOKENIZER
+    _check(args)
+    return args
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be meant."""
+    least = {
+        "steps": 1,
+        "micro_batch": 1,
+        "accumulation": 1,
+        "log_every": 1,
+        "warmup": 0,
+        "clip": 0,
+        "seed": 0,
+        "save_every": 0,
+        "eval_every": 0,
+        "warmup_steps": 0,
+    }
+    for name, smallest in least.items():
+        value = getattr(args, name)
+        if not value >= smallest:
+            option = name.replace("_", "-")
+            raise UserError(
+                f"--{option} {value} is too small: give {smallest} or more"
+            )
+    for name in ("lr", "bucket_mib"):
+        value = getattr(args, name)
+        if not value > 0:
+            option = name.replace("_", "-")
+            raise UserError(
+                f"--{option} {value:g} is too small: give more than 0"
+            )
+    if (args.resume or args.save_every) and not args.checkpoint:
+        option = "--resume" if args.resume else "--save-every"
+        raise UserError(
+            f"{option} needs to know where checkpoints are: "
+            "name the folder with --checkpoint"
+        )
+    traced = args.warmup_steps + STEPS
+    if args.trace and args.steps < traced:
+        raise UserError(
+            f"--trace records {STEPS} steps after {args.warmup_steps} of "
+            f"warmup and --steps is {args.steps}: give {traced} or more"
+        )

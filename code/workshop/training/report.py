@@ -1,0 +1,70 @@
+"""From what a step measured to its metrics and its log line."""
+
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from workshop.training.clock import Mark
+from workshop.training.launch import Job
+from workshop.training.metrics import MetricsWriter, format_step
+
+
+@dataclass
+class Reporter:
+    """Writes every step and prints one of `log_every`; rank 0 alone.
+
+    `tokens_per_step` counts all ranks; `flops_per_token` and `peak_flops`
+    (None where unknown) give TFLOP/s and MFU, the model FLOPs utilisation
+    of Chowdhery et al. 2022 (arXiv:2204.02311), section 4.1.  Steps up to
+    `warmup_until` are marked as such: they compile, connect and allocate.
+    """
+
+    job: Job
+    writer: MetricsWriter
+    tokens_per_step: int
+    flops_per_token: float
+    peak_flops: float | None
+    log_every: int
+    warmup_until: int
+
+    def step(self, mark: Mark) -> None:
+        """Read a mark and report it."""
+        (loss, norm), seconds = mark.read()
+        if not self.job.first:
+            return
+        tokens = self.tokens_per_step / seconds
+        per_gpu = tokens / self.job.world_size
+        flops = per_gpu * self.flops_per_token
+        fields = {
+            "step": mark.step,
+            "loss": loss,
+            "grad_norm": norm,
+            "tokens_per_s": tokens,
+            "tokens_per_s_per_gpu": per_gpu,
+            "tflops_per_gpu": flops / 1e12,
+            "mfu": flops / self.peak_flops if self.peak_flops else None,
+            "memory_gib": memory_gib(self.job.device),
+            "step_time_s": seconds,
+            "warmup": mark.step <= self.warmup_until,
+        }
+        self.writer.step(**fields)
+        if mark.step % self.log_every == 0:
+            print(format_step(fields), flush=True)
+
+    def held_out(self, step: int, loss: float) -> None:
+        """Report the loss on text that is never trained on."""
+        self.writer.measure("held_out_loss", loss, "nats/token", step=step)
+        self.say(f"step {step:4d} | held-out loss {loss:.4f}")
+
+    def say(self, line: str) -> None:
+        """Print a line on rank 0."""
+        if self.job.first:
+            print(line, flush=True)
+
+
+def memory_gib(device: torch.device) -> float:
+    """Return the peak of allocated memory, or what the process holds."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return psutil.Process().memory_info().rss / 2**30
