@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from workshop import cluster
-from workshop.cluster import daemons, lifecycle
+from workshop.cluster import bundle as carried
+from workshop.cluster import daemons, jobs, lifecycle, profile
 from workshop.cluster.layout import default_base
 from workshop.errors import one_sentence
 
@@ -38,7 +39,9 @@ def progress(first: str) -> Iterator[Callable[[str], None]]:
 @app.command()
 @one_sentence
 def start(
-    nodes: Annotated[int, typer.Option(help="How many nodes.")] = 2,
+    nodes: Annotated[
+        int | None, typer.Option(help="How many nodes; default: 2.")
+    ] = None,
     gpus_per_node: Annotated[
         int | None,
         typer.Option(help="GPUs of each node; default: all, or two pretended."),
@@ -73,9 +76,11 @@ def start(
             bundle=bundle,
             report=report,
         )
+        if bundle is not None:
+            report("installing the bundle's wheels")
+            carried.install_wheels(bundle)
     env = lifecycle.write_environment_file(base)
-    kind = "GPUs" if layout.real else "pretended GPUs"
-    shape = f"{len(layout.names)} nodes of {layout.gpus_per_node} {kind}"
+    shape = lifecycle.describe(layout)
     print(f"{'already up' if was_up else 'up'}: {shape}, in {base}")
     if not layout.own_names:
         print("the nodes share this machine's host name (no namespaces here)")
@@ -102,6 +107,53 @@ def status(base: Base = None) -> None:
         raise typer.Exit(DOWN)
     print(daemons.ask(base, ["sinfo", "-N", "-o", "%N %T %c %G"]), end="")
     print(daemons.ask(base, ["squeue"]), end="")
+
+
+@app.command()
+@one_sentence
+def bundle(
+    out: Annotated[Path, typer.Option(help="Folder to fill.")] = Path(
+        ".bundle"
+    ),
+) -> None:
+    """Gather what a GPU host without network lacks, in one folder."""
+    with progress("gathering packages") as report:
+        count = carried.make(out, report)
+    print(f"{out}: {count / 1e6:.1f} MB")
+    print("carry it with the repository; there, in the repository's folder:")
+    print("  export PYTHONPATH=code")
+    print(f"  python3 -m workshop.cli cluster start --bundle {out}")
+    print("  . .slurm/env.sh")
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True},
+    no_args_is_help=True,
+)
+@one_sentence
+def submit(
+    script: Annotated[Path, typer.Argument(help="The sbatch file.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="What the script gets.")
+    ] = None,
+    profile_name: Annotated[
+        str | None,
+        typer.Option("--profile", help="The site: slurm/profiles/NAME.toml."),
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds to wait for its end.")
+    ] = None,
+) -> None:
+    """Submit a script with the site's profile and wait; Ctrl-C cancels."""
+    site = profile.load(profile_name)
+    job_id = jobs.submit(script, arguments or (), site)
+    with progress(f"job {job_id}") as report:
+        job = jobs.wait(
+            job_id,
+            timeout,
+            lambda now: report(f"job {job_id}: {now.state} {now.nodes}"),
+        )
+    print(f"job {job_id} completed on {job.nodes}: {job.output}")
 
 
 def _near(path: Path) -> str:

@@ -28,7 +28,7 @@ CPUS_PER_NODE = 8
 
 
 def start(
-    nodes: int = 2,
+    nodes: int | None = None,
     gpus_per_node: int | None = None,
     real: bool | None = None,
     *,
@@ -41,7 +41,7 @@ def start(
     """Start a Slurm cluster on this machine unless it runs already.
 
     Args:
-        nodes: how many nodes, each its own slurmd.
+        nodes: how many nodes, each its own slurmd; None means two.
         gpus_per_node: None means all real GPUs shared out, else two.
         real: GPUs (True), stand-ins (False), or what there is (None).
         base: folder of state, logs and sockets, short and absolute.
@@ -51,11 +51,11 @@ def start(
         report: is told every stage.
 
     Returns:
-        The running cluster's layout, which may differ from what was
-        asked for if it ran before.
+        The running cluster's layout.
 
     Raises:
-        UserError: it cannot run here, or did not come up.
+        UserError: it cannot run here, did not come up, or runs already
+            with another shape than asked for.
     """
     base = base or default_base()
     if sys.platform != "linux":
@@ -63,14 +63,16 @@ def start(
             f"Slurm runs on Linux and this is {sys.platform}: chapters "
             "replay their recorded Slurm sessions instead"
         )
-    if not 1 <= nodes <= 16:
+    if nodes is not None and not 1 <= nodes <= 16:
         raise UserError(f"--nodes is {nodes}: choose 1 to 16")
     if gpus_per_node is not None and not 0 <= gpus_per_node <= 16:
         raise UserError(f"--gpus-per-node is {gpus_per_node}: choose 0 to 16")
     check_base(base)
     with _lock(base):
         if (present := load(base)) and is_up(base):
+            _compare(present, nodes, gpus_per_node, real)
             return present
+        nodes = nodes or 2
         prefix = Path("/")
         if bundle is not None or not programs.installed():
             prefix = packages.obtain(bundle, report)
@@ -103,6 +105,26 @@ def stop(base: Path | None = None, report: Report = lambda stage: None) -> bool:
 def is_up(base: Path) -> bool:
     """Say whether the controller of the cluster under `base` is alive."""
     return daemons.running_pid(base / "run" / "slurmctld.pid") is not None
+
+
+def describe(layout: Layout) -> str:
+    """Return a cluster's shape in words."""
+    kind = "GPUs" if layout.real else "pretended GPUs"
+    count = len(layout.names)
+    nodes = f"{count} node{'s' if count > 1 else ''}"
+    return f"{nodes} of {layout.gpus_per_node} {kind}"
+
+
+def _compare(
+    present: Layout, nodes: int | None, gpus: int | None, real: bool | None
+) -> None:
+    shape = (len(present.names), present.gpus_per_node, present.real)
+    for asked, have in zip((nodes, gpus, real), shape, strict=True):
+        if asked is not None and asked != have:
+            raise UserError(
+                f"a cluster of {describe(present)} runs already in "
+                f"{present.base}: stop it with `workshop cluster stop` first"
+            )
 
 
 @contextmanager
@@ -216,5 +238,14 @@ def write_environment_file(base: Path) -> Path:
         f"export SLURM_CONF={conf}\n"
         f'case ":$PATH:" in *:{bin_folder}:*) ;; '
         f"*) export PATH={bin_folder}:$PATH ;; esac\n"
+        + _site_line(path.parent / "site")
     )
     return path
+
+
+def _site_line(site: Path) -> str:
+    """Return the line that makes a bundle's wheels importable."""
+    if not site.is_dir():
+        return ""
+    quoted = shlex.quote(str(site))
+    return f'export PYTHONPATH={quoted}"${{PYTHONPATH:+:$PYTHONPATH}}"\n'

@@ -220,5 +220,8 @@ def _last_line(text: str) -> str:
 
 
 def _last_error(text: str) -> str:
-    errors = [x for x in text.splitlines() if x[:2] in ("E:", "W:", "Er")]
-    return _last_line("\n".join(errors) or text).removeprefix("E: ")
+    for mark in ("E: ", "W: Failed", "Err:"):
+        errors = [x for x in text.splitlines() if x.startswith(mark)]
+        if errors:
+            return errors[-1].removeprefix("E: ").removeprefix("W: ").strip()
+    return _last_line(text)
