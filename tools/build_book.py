@@ -87,7 +87,7 @@ def build(env: dict[str, str]) -> None:
     """Run Jupyter Book and make sure that the pages are there."""
     done = subprocess.run(
         [Path(sys.executable).parent / "jupyter-book", "build", "book",
-         "--config", "_config.yml", "--toc", "_toc.yml",
+         "--config", "_config.yml", "--toc", str(ROOT / "_toc.yml"),
          "--path-output", ".", "-W", "-n", "--keep-going"],
         cwd=ROOT, env=env, stdin=subprocess.DEVNULL,
     )

@@ -6,6 +6,7 @@ unless the expression is true. `{typed}`TEXT | REASON`` marks a number that
 was not measured here and says why it may be typed.
 """
 
+from html import escape
 from pathlib import Path
 
 from docutils import nodes
@@ -103,12 +104,9 @@ class TypedRole(SphinxRole):
 
 def visit_html(translator, node: recorded) -> None:
     """Open a span whose tooltip says where the number comes from."""
-    classes = ["recorded", *node["classes"]]
-    tag = translator.starttag(
-        nodes.inline(), "span", "", CLASS=" ".join(classes),
-        title=node["origin"],
-    )
-    translator.body.append(tag)
+    classes = " ".join(["recorded", *node["classes"]])
+    title = escape(node["origin"], quote=True).replace("\n", "&#10;")
+    translator.body.append(f'<span class="{classes}" title="{title}">')
 
 
 def depart_html(translator, node: recorded) -> None:

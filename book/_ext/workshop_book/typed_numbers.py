@@ -194,12 +194,8 @@ def check_readme(app: Sphinx) -> None:
     readme = paths.root() / "README.md"
     if not readme.is_file():
         return
-    found = [
-        f"README.md:{finding.line}: {finding.text}"
-        for finding in find(readme.read_text())
-    ]
-    if found:
-        raise problems.BookError("\n".join(found))
+    for finding in find(readme.read_text()):
+        problems.say(app, f"README.md:{finding.line}", finding.text)
 
 
 def register(app: Sphinx) -> None:

@@ -1,0 +1,89 @@
+"""Every page of the built site in a real browser, wide, narrow, dark."""
+
+from pathlib import Path
+
+import browser as browsing
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+WIDTHS = (390, 1280)
+SCHEMES = ("light", "dark")
+TOO_WIDE = """() => {
+  const limit = document.documentElement.clientWidth;
+  const over = document.documentElement.scrollWidth - limit;
+  if (over <= 0) return [];
+  const found = [...document.querySelectorAll('article *')].filter(
+    e => e.getBoundingClientRect().right > limit + 1);
+  return [over + ' px'].concat(found.slice(0, 5).map(
+    e => e.tagName + '.' + e.className));
+}"""
+CODE_SCROLLS = """() => [...document.querySelectorAll(
+    '.cell_input pre, div.highlight pre')].filter(
+  e => e.scrollWidth > e.clientWidth + 1
+    && e.innerText.split('\\n').every(l => l.length <= 78)
+).map(e => e.innerText.slice(0, 60))"""
+SERIOUS = """async () => (await axe.run(document, {
+  runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'],
+})).violations.filter(v => ['serious', 'critical'].includes(v.impact))
+  .map(v => v.id + ': ' + v.nodes.slice(0, 4).map(
+    n => n.target.join(' ') + ' (' + (n.any[0]?.message ?? '') + ')')
+  .join('; '))"""
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_page(chromium, site, address, width, scheme) -> None:
+    found = {}
+    pages = site.pages()
+    assert "index.html" in pages
+    for name in pages:
+        with browsing.watched(chromium, address, width, scheme) as tab:
+            tab.open(name)
+            page = tab.page
+            theme = page.evaluate("document.documentElement.dataset.theme")
+            tab.wrong += [] if theme == scheme else [f"theme is {theme}"]
+            tab.wrong += [f"too wide: {x}" for x in page.evaluate(TOO_WIDE)]
+            if width == 1280:
+                tab.wrong += [
+                    f"code scrolls: {x}" for x in page.evaluate(CODE_SCROLLS)
+                ]
+            page.add_script_tag(path=str(AXE))
+            tab.wrong += page.evaluate(SERIOUS)
+            if tab.wrong:
+                found[name] = tab.wrong
+    assert not found
+
+
+def test_search_finds_a_word(chromium, site, address) -> None:
+    with browsing.watched(chromium, address, 1280, "light") as tab:
+        tab.open(f"search.html?q={site.word}")
+        first = tab.page.locator("#search-results ul.search li a").first
+        first.wait_for(timeout=20_000)
+        links = tab.page.locator("#search-results ul.search li a")
+        targets = [link.get_attribute("href") for link in links.all()]
+        assert any(site.page in target for target in targets), targets
+        assert not tab.wrong
+
+
+def test_the_checks_see_a_bad_page(chromium, tmp_path) -> None:
+    (tmp_path / "index.html").write_text(
+        "<!doctype html><title>bad</title><article>"
+        "<p style='width:2000px;color:#ddd;background:#fff'>faint</p>"
+        "<div class='highlight' style='width:99px;overflow:hidden'>"
+        "<pre style='overflow:auto'>one long line of code</pre></div>"
+        "<img src='missing.png'></article>"
+        "<script src='http://localhost:9/elsewhere.js'></script>"
+        "<script>throw new Error('planted')</script>"
+    )
+    with browsing.served(tmp_path) as address:
+        with browsing.watched(chromium, address, 390, "light") as tab:
+            tab.open("index.html")
+            tab.page.add_script_tag(path=str(AXE))
+            said = "\n".join(tab.wrong + tab.page.evaluate(SERIOUS))
+            wide = tab.page.evaluate(TOO_WIDE)
+            scrolls = tab.page.evaluate(CODE_SCROLLS)
+    for word in ("planted", "404", "external", "failed request", "console",
+                 "color-contrast", "image-alt", "html-has-lang"):
+        assert word in said, word
+    assert wide and scrolls
