@@ -1,8 +1,5 @@
 """A workshop in a temporary folder, with experiments that really run."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 HERE = Path(__file__).parents[2]
@@ -44,7 +41,7 @@ def rate(step):
 '''
 TOML = '''
 [[experiment]]
-name = "lab1/toy"
+name = "{name}"
 title = "A toy"
 chapter = "lab1/01_cluster"
 launch = "python"
@@ -60,6 +57,14 @@ small = {{ args = ["good"], nodes = 1, gpus_per_node = 0 }}
 '''
 
 
+COPIED = (
+    "code/workshop/runs/launch.py",
+    "code/workshop/training/metrics.py",
+    "slurm/experiment.sbatch",
+    "slurm/setup.sh",
+)
+
+
 def make_workshop(folder: Path) -> Path:
     """Create a workshop of one toy experiment; return its root."""
     (folder / "slurm").mkdir(parents=True)
@@ -67,12 +72,10 @@ def make_workshop(folder: Path) -> Path:
     (folder / "code" / "toy.py").write_text(MODULE)
     (folder / "code" / "helper_of_toy.py").write_text(HELPER)
     (folder / "code" / "toy_data.txt").write_text("some data\n")
-    for name in ("workshop/runs/launch.py", "workshop/training/metrics.py"):
-        target = folder / "code" / name
+    for name in COPIED:
+        target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text((HERE / "code" / name).read_text())
-    script = "slurm/experiment.sbatch"
-    (folder / script).write_text((HERE / script).read_text())
+        target.write_text((HERE / name).read_text())
     describe_toy(folder)
     return folder
 
@@ -84,37 +87,31 @@ def describe_toy(
     timeout: str = "30s",
     needs_gpus: int = 0,
     more: str = "",
+    name: str = "lab1/toy",
 ) -> None:
     """Write the toy's experiments.toml."""
     text = TOML.format(
-        kind=kind, repeats=repeats, timeout=timeout, needs_gpus=needs_gpus
+        kind=kind,
+        repeats=repeats,
+        timeout=timeout,
+        needs_gpus=needs_gpus,
+        name=name,
     )
     (root / "slurm" / "experiments.toml").write_text(text + more)
 
 
-def environment(root: Path) -> dict[str, str]:
-    """Return variables with which the toy workshop is the workshop."""
-    env = dict(os.environ)
-    env.update(
-        WORKSHOP_ROOT=str(root),
-        WORKSHOP_COMMIT="0123456789abcdef",
-        WORKSHOP_DIRTY="0",
-        PYTHONPATH=f"{root / 'code'}:{HERE / 'code'}",
-        OMP_NUM_THREADS="1",
-    )
-    return env
+def variables(root: Path, job_id: str = "7") -> dict[str, str]:
+    """Return variables with which the toy workshop is the workshop.
 
-
-def run_job(root: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run the toy's job as Slurm would start it on one node."""
-    env = environment(root)
-    env.update(SLURM_JOB_ID="7", SLURM_JOB_PARTITION="debug")
-    job = [sys.executable, "-m", "workshop.runs.job", "lab1/toy"]
-    return subprocess.run(
-        [*job, *arguments],
-        env=env,
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    They are those of a Slurm job on one node, `job_id` empty for none.
+    """
+    found = {
+        "WORKSHOP_ROOT": str(root),
+        "WORKSHOP_COMMIT": "0123456789abcdef",
+        "WORKSHOP_DIRTY": "0",
+        "PYTHONPATH": f"{root / 'code'}:{HERE / 'code'}",
+        "OMP_NUM_THREADS": "1",
+    }
+    if job_id:
+        found |= {"SLURM_JOB_ID": job_id, "SLURM_JOB_PARTITION": "debug"}
+    return found

@@ -71,6 +71,8 @@ def examine(
     except (OSError, UserError) as error:
         return Finding(name, "altered", str(error))
     date = found["ended"][:10]
+    if not problem and folder.is_relative_to(root / "book" / "runs"):
+        problem = _unfit(found)
     if problem:
         return Finding(name, "altered", f"{name} {problem}.", date)
     if found["status"] != schema.COMPLETED:
@@ -101,6 +103,14 @@ def alteration(name: str, found: dict, folder: Path) -> str:
         or _log_differs(found, folder)
         or _values_differ(found, folder)
     )
+
+
+def _unfit(found: dict) -> str:
+    if found["slurm"] is None:
+        return "ran outside Slurm and has no place in book/runs"
+    if found["size"] != "full":
+        return "has the small size and no place in book/runs"
+    return ""
 
 
 def _files_differ(found: dict, folder: Path) -> str:

@@ -1,6 +1,7 @@
 """Read `slurm/experiments.toml`, where every run of the book is described."""
 
 import difflib
+import json
 import re
 import tomllib
 from dataclasses import asdict, dataclass, fields
@@ -76,10 +77,7 @@ class Experiment:
 
     def as_dict(self) -> dict:
         """Return the description as JSON types, for the record."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-        }
+        return json.loads(json.dumps(asdict(self)))
 
 
 def path() -> Path:

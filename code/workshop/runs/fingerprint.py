@@ -100,8 +100,8 @@ def canonical(node: object) -> str:
     """Return a syntax tree as text, equal under every Python we support.
 
     Empty fields are left out, since a newer Python adds fields that are
-    empty for older syntax, and neighbouring texts of an f-string are
-    joined, since versions split them differently.
+    empty for older syntax; neighbouring texts of an f-string are joined
+    and empty ones dropped, since versions split them differently.
     """
     if isinstance(node, ast.AST):
         fields = dict(ast.iter_fields(node))
@@ -139,6 +139,8 @@ def _joined(values: list[ast.expr]) -> list[ast.expr]:
     merged: list[ast.expr] = []
     for value in values:
         last = merged[-1] if merged else None
+        if isinstance(value, ast.Constant) and value.value == "":
+            continue
         if isinstance(value, ast.Constant) and isinstance(last, ast.Constant):
             merged[-1] = ast.Constant(last.value + value.value)
         else:

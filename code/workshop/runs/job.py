@@ -4,6 +4,7 @@ python -m workshop.runs.job lab1/gpt2-small-2gpu [--small] [--out FOLDER]
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -11,7 +12,9 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,29 +82,28 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
         status, reason, code = "cancelled", "it was told to stop", 130
     except UserError as error:
         status, reason, code = "failed", str(error), 1
-    _ignore_signals()
-    nodes = nodes or [node.describe()]
-    if reason:
-        log(f"{status}: {reason}")
-    script = Path(os.environ.get("WORKSHOP_SCRIPT", root / SCRIPT))
-    facts = {
-        "name": experiment.name,
-        "status": status,
-        "reason": reason,
-        "experiment": experiment.as_dict(),
-        "size": "small" if small else "full",
-        "command": shlex.join(argv),
-        "script": {"path": SCRIPT, "sha256": sha256(script)},
-        "started": clock,
-        "ended": _now(),
-        "exit_code": code,
-        "slurm": slurm,
-        "git": git,
-        "sources": {"fingerprint": digest(sources), "files": sources},
-        "repeats": repeats,
-    }
-    record = records.complete(facts, nodes, folder, log)
-    return records.place(folder, out, record), record
+    with _undisturbed():
+        nodes = nodes or [node.describe()]
+        if reason:
+            log(f"{status}: {reason}")
+        facts = {
+            "name": experiment.name,
+            "status": status,
+            "reason": reason,
+            "experiment": experiment.as_dict(),
+            "size": "small" if small else "full",
+            "command": shlex.join(argv),
+            "script": {"path": SCRIPT, "sha256": _script_hash(root)},
+            "started": clock,
+            "ended": _now(),
+            "exit_code": code,
+            "slurm": slurm,
+            "git": git,
+            "sources": {"fingerprint": digest(sources), "files": sources},
+            "repeats": repeats,
+        }
+        record = records.complete(facts, nodes, folder, log)
+        return records.place(folder, out, record), record
 
 
 def time_limit(experiment: Experiment) -> int:
@@ -210,9 +212,22 @@ def _stop(signum: int, frame: object) -> None:
     raise Stopped
 
 
-def _ignore_signals() -> None:
-    if "SLURM_JOB_ID" in os.environ:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let no signal interrupt the writing of a record."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _script_hash(root: Path) -> str:
+    """Hash the script as Slurm runs it, which is a copy."""
+    return sha256(Path(os.environ.get("WORKSHOP_SCRIPT", root / SCRIPT)))
 
 
 @one_sentence

@@ -86,7 +86,7 @@ def first_problem(record: object) -> str:
             return f"has {key} of the wrong type, {value!r}"
         for inner, types in expected.items():
             if inner not in value:
-                return f"lacks the field {key}.{inner}"
+                return f"lacks the field '{key}.{inner}'"
             if type(value[inner]) not in types:
                 return f"has {key}.{inner} of the wrong type"
     if record["status"] not in STATUSES:

@@ -1,0 +1,241 @@
+"""The check of records: each kind of damage is caught, and named."""
+
+import json
+import shutil
+
+import pytest
+import runs_folder
+
+from workshop import paths
+from workshop.runs import check, describe, job, record
+from workshop.runs.files import write_json
+
+NAME = "lab1/toy"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A workshop in which the toy has been recorded by the real job."""
+    root = runs_folder.make_workshop(tmp_path_factory.mktemp("toy") / "w")
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in runs_folder.variables(root).items():
+            patch.setenv(key, value)
+        toy = describe.read()[NAME]
+        folder, found = job.run(toy, False, paths.records())
+    assert found["status"] == "completed", found["reason"]
+    assert folder == root / "book" / "runs" / NAME
+    return root
+
+
+@pytest.fixture
+def workshop(recorded, tmp_path, monkeypatch):
+    """A copy of that workshop, to damage."""
+    root = tmp_path / "w"
+    shutil.copytree(recorded, root)
+    monkeypatch.setenv("WORKSHOP_ROOT", str(root))
+    return root
+
+
+def finding(root):
+    records = root / "book" / "runs"
+    found = check.examine_all(describe.read(), records, root)
+    assert [each.name for each in found] == [NAME]
+    assert "\n" not in found[0].problem
+    return found[0]
+
+
+def edit(root, change):
+    file = root / "book" / "runs" / NAME / "record.json"
+    found = json.loads(file.read_text())
+    change(found)
+    write_json(file, found)
+
+
+def test_untouched_record_is_fresh(workshop):
+    found = finding(workshop)
+    assert (found.state, found.problem) == ("fresh", "")
+    assert not found.breaks(release=True)
+
+
+def test_prose_of_a_source_stales_nothing(workshop):
+    helper = workshop / "code" / "helper_of_toy.py"
+    helper.write_text(helper.read_text().replace("made-up", "invented"))
+    assert finding(workshop).state == "fresh"
+
+
+def test_changed_source_is_stale_and_named(workshop):
+    helper = workshop / "code" / "helper_of_toy.py"
+    helper.write_text(helper.read_text().replace("100.0", "200.0"))
+    found = finding(workshop)
+    assert found.state == "stale"
+    assert found.changed == ("code/helper_of_toy.py",)
+    assert found.date in found.problem
+    assert not found.breaks()
+    assert found.breaks(release=True)
+
+
+def test_undescribed_record_is_stale(workshop):
+    (workshop / "slurm" / "experiments.toml").write_text("")
+    found = finding(workshop)
+    assert found.state == "stale"
+    assert "no longer described" in found.problem
+
+
+def test_missing_record(workshop):
+    shutil.rmtree(workshop / "book" / "runs" / NAME)
+    found = finding(workshop)
+    assert found.state == "missing"
+    assert found.breaks()
+
+
+def test_planned_run_is_not_missing(workshop):
+    shutil.rmtree(workshop / "book" / "runs" / NAME)
+    more = 'status = "planned"\nprediction = "p"\nwhy = "w"\n'
+    runs_folder.describe_toy(workshop, more=more)
+    found = finding(workshop)
+    assert found.state == "planned"
+    assert not found.breaks(release=True)
+
+
+def test_record_that_is_not_json(workshop):
+    file = workshop / "book" / "runs" / NAME / "record.json"
+    file.write_text(file.read_text()[:-20])
+    found = finding(workshop)
+    assert found.state == "altered"
+    assert "not JSON" in found.problem
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "command",
+        "data.seed",
+        "files",
+        "git.commit",
+        "layout",
+        "script.sha256",
+        "slurm.job_id",
+        "software",
+        "sources.files",
+        "status",
+        "summary",
+    ],
+)
+def test_missing_field(workshop, path):
+    def remove(found):
+        *outer, last = path.split(".")
+        for key in outer:
+            found = found[key]
+        del found[last]
+
+    edit(workshop, remove)
+    found = finding(workshop)
+    assert found.state == "altered"
+    assert f"lacks the field '{path}'" in found.problem
+
+
+@pytest.mark.parametrize("name", ["log.txt", "metrics.1.jsonl"])
+def test_missing_file(workshop, name):
+    (workshop / "book" / "runs" / NAME / name).unlink()
+    found = finding(workshop)
+    assert found.state == "altered"
+    assert f"lacks its file {name}" in found.problem
+
+
+def test_added_file(workshop):
+    (workshop / "book" / "runs" / NAME / "notes.txt").write_text("x")
+    assert "notes.txt" in finding(workshop).problem
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("metrics.0.jsonl", '"tokens_per_s": 400.0', '"tokens_per_s": 900.0'),
+        ("log.txt", "tokens/s 400", "tokens/s 900"),
+    ],
+)
+def test_edited_file(workshop, name, old, new):
+    file = workshop / "book" / "runs" / NAME / name
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    found = finding(workshop)
+    assert found.state == "altered"
+    assert f"another {name}" in found.problem
+
+
+def test_edited_metric_with_its_hash_mended_in_the_record(workshop):
+    folder = workshop / "book" / "runs" / NAME
+    file = folder / "metrics.0.jsonl"
+    file.write_text(file.read_text().replace("400.0", "900.0"))
+    edit(workshop, lambda f: f["files"].update(hashes(folder)))
+    found = finding(workshop)
+    assert found.state == "altered"
+    assert "differ from those in its log" in found.problem
+
+
+def test_edited_metric_with_every_hash_mended_still_differs_from_log(
+    workshop,
+):
+    folder = workshop / "book" / "runs" / NAME
+    file = folder / "metrics.0.jsonl"
+    before = hashes(folder)[file.name]
+    file.write_text(file.read_text().replace("400.0", "900.0"))
+    log = folder / "log.txt"
+    log.write_text(
+        log.read_text().replace(before, hashes(folder)[file.name])
+    )
+    edit(workshop, lambda f: f["files"].update(hashes(folder)))
+    found = finding(workshop)
+    assert found.state == "altered"
+    assert "logs step 3 otherwise than metrics.0.jsonl" in found.problem
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda f: f["summary"]["tokens_per_s"].update(median=999.0),
+        lambda f: f["slurm"].update(job_id=8),
+        lambda f: f["git"].update(dirty=True),
+        lambda f: f["hosts"][0].update(cpu="a faster one"),
+    ],
+    ids=["summary", "job", "commit", "host"],
+)
+def test_edited_field_differs_from_the_hash_in_the_log(workshop, change):
+    edit(workshop, change)
+    found = finding(workshop)
+    assert found.state == "altered"
+    assert "differ from those its job hashed" in found.problem
+
+
+def test_edited_summary_with_every_hash_mended_is_recomputed(workshop):
+    folder = workshop / "book" / "runs" / NAME
+    file = folder / "record.json"
+    old = record.body_digest(json.loads(file.read_text()))
+    edit(
+        workshop,
+        lambda f: f["summary"]["tokens_per_s"].update(median=999.0),
+    )
+    new = record.body_digest(json.loads(file.read_text()))
+    log = folder / "log.txt"
+    log.write_text(log.read_text().replace(old, new))
+    edit(workshop, lambda f: f["files"].update(hashes(folder)))
+    found = finding(workshop)
+    assert found.state == "altered"
+    assert "summary that does not follow" in found.problem
+
+
+def test_record_in_the_place_of_another(workshop):
+    runs_folder.describe_toy(workshop, name="lab1/other")
+    records = workshop / "book" / "runs"
+    (records / NAME).rename(records / "lab1" / "other")
+    found = check.examine_all(describe.read(), records, workshop)[0]
+    assert (found.name, found.state) == ("lab1/other", "altered")
+    assert "holds the record of lab1/toy" in found.problem
+
+
+def hashes(folder):
+    return {
+        path.name: record.sha256(path)
+        for path in folder.iterdir()
+        if path.name != "record.json"
+    }

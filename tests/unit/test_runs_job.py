@@ -1,0 +1,206 @@
+"""The job: what it records when a run is good, fails, hangs or is ended."""
+
+import json
+import os
+import signal
+import threading
+
+import psutil
+import pytest
+import runs_folder
+
+from workshop import paths
+from workshop.errors import UserError
+from workshop.runs import check, describe, job, launch, node, transports
+
+NAME = "lab1/toy"
+
+
+@pytest.fixture
+def workshop(tmp_path, monkeypatch):
+    root = runs_folder.make_workshop(tmp_path / "w")
+    for key, value in runs_folder.variables(root).items():
+        monkeypatch.setenv(key, value)
+    return root
+
+
+def run(root, small=False, **description):
+    runs_folder.describe_toy(root, **description)
+    return job.run(describe.read()[NAME], small, paths.records())
+
+
+def test_failed_run_is_recorded_as_failed(workshop):
+    folder, found = run(workshop, kind="fails")
+    assert folder == workshop / "book" / "runs" / NAME
+    assert (found["status"], found["exit_code"]) == ("failed", 3)
+    assert found["reason"] == "repeat 0 ended with exit code 3"
+    assert "toy: about to fail" in (folder / "log.txt").read_text()
+    assert found["summary"] == {}
+    finding = check.examine(NAME, describe.read()[NAME], folder)
+    assert finding.state == "failed"
+    assert "exit code 3" in finding.problem
+    assert finding.breaks()
+
+
+def test_failed_run_leaves_an_earlier_good_record(workshop):
+    good, first = run(workshop, repeats=1)
+    beside, found = run(workshop, kind="fails", repeats=1)
+    assert beside == good.with_name("toy.failed")
+    assert json.loads((good / "record.json").read_text()) == first
+    runs_folder.describe_toy(workshop, repeats=1)
+    finding = check.examine(NAME, describe.read()[NAME], good)
+    assert finding.state == "fresh"
+    assert "a later attempt" in finding.note
+    run(workshop, repeats=1)
+    assert not beside.exists()
+    assert os.listdir(paths.records() / ".staging") == [".gitignore"]
+
+
+def test_run_beyond_its_limit_is_recorded_and_leaves_no_process(workshop):
+    folder, found = run(workshop, kind="sleeps", timeout="1s")
+    assert found["status"] == "timeout"
+    assert "after 1 s" in found["reason"]
+    assert "toy: sleeping" in (folder / "log.txt").read_text()
+    names = [" ".join(p.cmdline()) for p in psutil.Process().children()]
+    assert not [name for name in names if "toy sleeps" in name]
+
+
+def test_cancelled_run_is_recorded(workshop):
+    before = signal.signal(signal.SIGTERM, job._stop)
+    pid = os.getpid()
+    timer = threading.Timer(0.7, os.kill, (pid, signal.SIGTERM))
+    timer.start()
+    try:
+        folder, found = run(workshop, kind="sleeps")
+    finally:
+        timer.join()
+        signal.signal(signal.SIGTERM, before)
+    assert found["status"] == "cancelled"
+    assert (folder / "record.json").is_file()
+
+
+def test_run_without_metrics_has_failed(workshop):
+    _, found = run(workshop, kind="silent")
+    assert found["status"] == "failed"
+    assert "wrote no metrics" in found["reason"]
+
+
+def test_too_few_gpus_are_one_sentence_and_nothing_runs(workshop):
+    folder, found = run(workshop, needs_gpus=2)
+    assert found["status"] == "failed"
+    assert "needs 2 GPUs" in found["reason"]
+    assert found["repeats"] == []
+
+
+def test_small_run_outside_slurm_says_so(workshop, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID")
+    out = workshop / ".runs-local"
+    toy = describe.read()[NAME]
+    folder, found = job.run(toy, True, out)
+    assert (found["size"], found["slurm"]) == ("small", None)
+    assert found["layout"] == "one machine, without Slurm"
+    assert len(found["repeats"]) == 1
+    assert check.examine(NAME, toy, folder).state == "fresh"
+    target = paths.records() / NAME
+    target.parent.mkdir(parents=True)
+    folder.rename(target)
+    finding = check.examine(NAME, toy, target)
+    assert "ran outside Slurm" in finding.problem
+
+
+def test_log_names_no_folder_of_the_machine(workshop):
+    (workshop / "code" / "toy.py").write_text(
+        "import os\nprint('in', os.environ['WORKSHOP_ROOT'] + '/x')\n"
+    )
+    folder, _ = run(workshop)
+    log = (folder / "log.txt").read_text()
+    assert "in ./x" in log
+    assert str(workshop) not in log
+
+
+def test_no_commit_is_one_sentence(workshop, monkeypatch):
+    monkeypatch.delenv("WORKSHOP_COMMIT")
+    with pytest.raises(UserError, match="WORKSHOP_COMMIT"):
+        run(workshop)
+    assert not paths.records().exists()
+
+
+def experiment(**fields):
+    toy = {"name": "lab1/toy", "title": "", "chapter": "", "nodes": 1,
+           "gpus_per_node": 2, "module": "toy", "args": ("--x", "a b")}
+    return describe.Experiment(**(toy | fields))
+
+
+def test_command_of_one_node():
+    toy = experiment()
+    assert launch.command(toy, toy.size()) == [
+        "torchrun", "--standalone", "--nproc-per-node", "2",
+        "-m", "toy", "--x", "a b",
+    ]
+
+
+def test_command_of_two_nodes_has_rank_0_on_the_first():
+    toy = experiment(nodes=2, gpus_per_node=1)
+    place = launch.Allocation(2, "node1", 20042)
+    command = launch.command(toy, toy.size(), place)
+    assert command[:3] == ["srun", "--nodes", "2"]
+    assert command[-1] == (
+        "exec torchrun --nnodes 2 --node-rank $SLURM_NODEID "
+        "--nproc-per-node 1 --master-addr node1 --master-port 20042 "
+        "-m toy --x 'a b'"
+    )
+
+
+def host(name, boot, *gpus):
+    return {
+        "node": name,
+        "host_name": name,
+        "boot_id": boot,
+        "gpus": [{"model": "G", "host_index": index} for index in gpus],
+    }
+
+
+@pytest.mark.parametrize(
+    ("hosts", "words", "gpus"),
+    [
+        ([host("n1", "a", 0, 1)], "one Slurm node", {"G": 2}),
+        (
+            [host("n1", "a", 0), host("n2", "a", 1)],
+            "two Slurm nodes on one host",
+            {"G": 2},
+        ),
+        (
+            [host("n1", "a", 0), host("n2", "a", 0)],
+            "two Slurm nodes on one host",
+            {"G": 1},
+        ),
+        (
+            [host("n1", "a", 0), host("n2", "b", 0)],
+            "two Slurm nodes on hosts of their own",
+            {"G": 2},
+        ),
+    ],
+)
+def test_layout_is_honest(hosts, words, gpus):
+    assert node.layout(hosts, slurm=True) == words
+    assert node.gpus(hosts) == gpus
+
+
+def test_transports_of_nccl(tmp_path):
+    (tmp_path / "0.n1.log").write_text(
+        "n1:7:9 [0] NCCL INFO Using network Socket\n"
+        "n1:7:9 [0] NCCL INFO Channel 00/0 : 0[0] -> 1[1] via P2P/CUMEM\n"
+        "n1:7:9 [0] NCCL INFO Channel 01 : 0[a100] -> 1[1] [send] via "
+        "NET/Socket/0\n"
+        "n1:7:9 [0] NCCL INFO Trees [0] 1/-1/-1->0->-1\n"
+    )
+    found, lines = transports.read(tmp_path)
+    assert found == {
+        "channels": {"NET/Socket/0": 1, "P2P/CUMEM": 1},
+        "networks": ["Socket"],
+    }
+    assert lines == [
+        "Using network Socket",
+        "Channel 00/0 : 0[0] -> 1[1] via P2P/CUMEM",
+        "Channel 01 : 0[a100] -> 1[1] [send] via NET/Socket/0",
+    ]
