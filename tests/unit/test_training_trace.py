@@ -115,18 +115,32 @@ def test_two_communications_at_once_count_once(trace):
     assert found["overlap_fraction"] == 0.5
 
 
-def test_peer_copies_and_copies_beside_them_are_communication(trace):
+def test_a_communication_stream_packs_waits_and_averages(trace):
     found = summarise_trace(
         trace(
             event("gemm", 0, 1000, COMPUTE),
             event("Memcpy DtoD", 1000, 1100, COMPUTE, cat="gpu_memcpy"),
-            event("Memcpy PtoP", 0, 400, COMM, cat="gpu_memcpy"),
+            event("pack", 0, 100, COMM),
+            event("Memcpy PtoP", 100, 400, COMM, cat="gpu_memcpy"),
             event("Memcpy DtoD", 400, 500, COMM, cat="gpu_memcpy"),
-            event("add", 500, 600, COMM),
+            event("average", 500, 600, COMM),
+            event("Memcpy HtoD", 600, 900, COMM, cat="gpu_memcpy"),
         )
     )
-    assert found["communication_ms"] == 0.5
+    assert found["communication_ms"] == pytest.approx(0.6)
     assert found["compute_ms"] == 1.0
+
+
+def test_packing_beside_nccl_is_no_compute_and_hides_nothing(trace):
+    found = summarise_trace(
+        trace(
+            event("gemm", 0, 500, COMPUTE),
+            event("pack", 500, 900, COMM + 1),
+            event(ALL_REDUCE, 0, 1000, COMM),
+        )
+    )
+    assert found["compute_ms"] == 0.5
+    assert found["overlap_fraction"] == 0.5
 
 
 def test_steps_are_taken_apart_and_summed_up_by_the_median(trace):

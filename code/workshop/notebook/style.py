@@ -1,0 +1,86 @@
+"""How every figure looks: legible on a white and on a near-black page.
+
+A page may be light or dark and a figure does not know which, so its
+background is transparent and every colour keeps a contrast of at least
+3 to 1, the bound of WCAG 2.2 for graphics (success criterion 1.4.11), with
+both `WHITE` and `NEAR_BLACK`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+WHITE = "#ffffff"
+NEAR_BLACK = "#121212"
+
+TEXT = "#7d7d85"
+BLUE = "#3b82d6"
+ORANGE = "#d2691e"
+GREEN = "#2e9364"
+PURPLE = "#a05fc0"
+RED = "#dc4a4a"
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, RED)
+MARKERS = ("o", "s", "^", "D", "v")
+COMPUTE, COMMUNICATION, OTHER = BLUE, ORANGE, TEXT
+
+_RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "model-parallelism-workshop",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": TEXT,
+    "axes.labelcolor": TEXT,
+    "axes.edgecolor": TEXT,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": TEXT,
+    "grid.alpha": 0.25,
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "savefig.transparent": True,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+}
+
+
+@contextmanager
+def drawing(
+    columns: int = 1, width: float = 6.4, height: float = 3.6
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Give a figure of `columns` axes side by side, in this style."""
+    with mpl.rc_context(_RC):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(1, columns, squeeze=False)[0]
+        yield figure, list(axes)
+
+
+def svg(figure: Figure) -> str:
+    """Return the figure as SVG: its words stay text, its bytes repeat."""
+    from io import StringIO
+
+    target = StringIO()
+    with mpl.rc_context(_RC):
+        figure.savefig(target, format="svg", metadata={"Date": None})
+    return target.getvalue()
+
+
+def contrast(a: str, b: str) -> float:
+    """Return the contrast ratio of two colours, 1 to 21 (WCAG 2.2)."""
+    light, dark = sorted((_luminance(a), _luminance(b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in mpl.colors.to_rgb(colour)
+    ]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear))
