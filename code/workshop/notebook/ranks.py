@@ -65,6 +65,12 @@ class Ranks:
             load_profile=False,
             log_level=logging.ERROR,
             delay=0.1,
+            # An engine counts as present after two heartbeats, so they come
+            # fast, and as lost only after a minute without one.
+            controller_args=[
+                "--HeartMonitor.period=500",
+                "--HeartMonitor.max_heartmonitor_misses=120",
+            ],
         )
         self._cluster.start_cluster_sync()
         self._client = self._cluster.connect_client_sync()
