@@ -170,7 +170,7 @@ def end(pid_files: Iterable[Path]) -> None:
             for pid in left:
                 _signal(pid, signal.SIGKILL)
         time.sleep(0.05)
-        left = {pid for pid in left if _alive(pid)}
+        left = {pid for pid in left if alive(pid)}
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
@@ -180,7 +180,8 @@ def _signal(pid: int, number: signal.Signals) -> None:
         pass
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Say whether process `pid` runs; one that nobody reaped does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1]
     except OSError:

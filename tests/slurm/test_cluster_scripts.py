@@ -1,0 +1,94 @@
+"""Every slurm/*.sbatch runs on a real cluster and does what it says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from workshop import paths
+from workshop.cluster import jobs, profile
+from workshop.cluster.layout import Layout
+
+pytestmark = pytest.mark.usefixtures("slurm_cluster")
+
+FOLDER = paths.root() / "slurm"
+# The scripts that need arguments, or that answer more quickly with some.
+ARGUMENTS = {
+    "torchrun_node": ["tests.slurm.all_reduce"],
+    "experiment": ["lab1/gpt2-small-1gpu", "--small"],
+}
+
+
+def check_hello(output: str, folder: Path) -> None:
+    assert set(output.splitlines()[1:]) == {"node1", "node2"}
+
+
+def check_array(output: str, folder: Path) -> None:
+    rates = [
+        re.search(r"learning rate (\S+)", path.read_text())[1]
+        for path in sorted(folder.glob("array-*.out"))
+    ]
+    assert rates == ["1e-4", "2e-4", "4e-4", "8e-4"]
+
+
+def check_gpus(output: str, folder: Path) -> None:
+    seen = dict(re.findall(r"on (\w+): Slurm gave GPUs ([\d,]+)", output))
+    assert seen == {"node1": "0,1", "node2": "0,1"}
+
+
+def check_torchrun_node(output: str, folder: Path) -> None:
+    ranks = re.findall(r"rank (\d) of 2 on node1 .* sum 3$", output, re.M)
+    assert sorted(ranks) == ["0", "1"]
+
+
+def check_torchrun_nodes(output: str, folder: Path) -> None:
+    steps = re.findall(r"^step +(\d+) \| loss ([\d.]+)", output, re.M)
+    assert len(steps) == 10, "rank 0 alone logs each step once"
+    losses = [float(loss) for _, loss in steps]
+    assert losses[-1] < losses[0]
+
+
+def check_experiment(output: str, folder: Path) -> None:
+    assert "lab1/gpt2-small-1gpu" in output
+
+
+CHECKS = {
+    name.removeprefix("check_"): function
+    for name, function in list(globals().items())
+    if name.startswith("check_")
+}
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in FOLDER.glob("*.sbatch"))
+)
+def test_script_runs(
+    name: str, tmp_path: Path, slurm_cluster: Layout
+) -> None:
+    assert name in CHECKS, f"say above what slurm/{name}.sbatch must print"
+    pattern = "%x-%A_%a.out" if name == "array" else "%x-%j.out"
+    job_id = jobs.submit(
+        f"slurm/{name}.sbatch",
+        ARGUMENTS.get(name, ()),
+        profile.load(),
+        options=[f"--output={tmp_path}/{pattern}"],
+    )
+    try:
+        job = jobs.wait(job_id, timeout=120)
+    except Exception:
+        for log in tmp_path.glob("*.out"):
+            print(log.read_text()[-6000:])
+        raise
+    CHECKS[name](Path(job.output).read_text(), tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.sbatch")))
+def test_script_names_no_site(path: Path) -> None:
+    text = path.read_text()
+    found = re.findall(
+        r"--(?:partition|account|qos|mail-user|nodelist)\b|/home/|/work/"
+        r"|/root/|^#SBATCH -[pAw] ",
+        text,
+        re.M,
+    )
+    assert not found, "what belongs to a site belongs into its profile"
