@@ -95,6 +95,8 @@ def test_every_colour_is_legible_on_light_and_dark_pages():
     for colour in (style.TEXT, *style.SERIES):
         for page in (style.WHITE, style.NEAR_BLACK):
             assert style.contrast(colour, page) >= 3, (colour, page)
+    for page in (style.WHITE, style.NEAR_BLACK):
+        assert style.contrast(style.TEXT, page) >= 4
 
 
 def test_contrast_is_that_of_the_standard():
@@ -143,7 +145,9 @@ def test_bandwidth_curve_draws_both_runs_and_their_models():
 
 def test_p2p_matrix_shows_every_number_of_both_paths():
     direct, staged = figures.p2p_matrix(matrix()).axes
-    assert [a.get_title() for a in (direct, staged)] == ["direct", "staged"]
+    assert [a.get_title() for a in (direct, staged)] == [
+        "direct, GB/s", "staged, GB/s",
+    ]
     cells = {t.get_position(): t.get_text() for t in direct.texts}
     # the column is the target, the row the source
     assert cells == {(0, 0): "300", (1, 0): "301", (0, 1): "310",

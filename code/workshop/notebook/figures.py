@@ -8,7 +8,7 @@ from typing import Protocol
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from workshop.errors import UserError
 from workshop.notebook import style
@@ -73,6 +73,8 @@ def bandwidth_curve(*runs: Record, labels: list[str] | None = None) -> Figure:
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")
             axis.set_xlabel("message")
+            axis.set_xticks([2**k for k in (3, 10, 17, 24, 30)])
+            axis.minorticks_off()
             axis.xaxis.set_major_formatter(FuncFormatter(_bytes))
             axis.yaxis.set_major_formatter(FuncFormatter(_plain))
         left.legend()
@@ -112,7 +114,7 @@ def p2p_matrix(
     largest = max(value for _, value in found)
     with style.drawing(2, width=7.2) as (figure, axes):
         for axis, path in zip(axes, ("direct", "staged"), strict=True):
-            axis.set_title(path)
+            axis.set_title(f"{path}, GB/s")
             axis.set_xlabel("to GPU")
             axis.set_ylabel("from GPU")
             axis.set_xticks(range(size))
@@ -131,15 +133,15 @@ def p2p_matrix(
 def _cell(
     axis: Axes, at: tuple[int, int], value: float, share: float
 ) -> None:
-    # An area that grows with the value shows it on any background, where a
-    # colour scale would vanish into the light page or into the dark one.
+    # A square whose area grows with the value shows it on any background,
+    # where a colour scale would vanish into a light page or a dark one.
     half = 0.48 * share**0.5
     axis.fill(
         [at[0] - half, at[0] + half, at[0] + half, at[0] - half],
         [at[1] - half, at[1] - half, at[1] + half, at[1] + half],
-        color=style.BLUE,
-        alpha=0.35,
-        linewidth=0,
+        facecolor="none",
+        edgecolor=style.BLUE,
+        linewidth=2,
     )
     text = f"{value:,.0f}" if value >= 100 else f"{value:,.3g}"
     axis.text(*at, text, ha="center", va="center")
@@ -218,6 +220,7 @@ def scaling(
         axis.set_xticks([n for n, _ in points])
         axis.set_xlabel("GPUs")
         axis.set_ylabel(field.replace("_per_s", "/s").replace("_", " "))
+        axis.yaxis.set_major_formatter(FuncFormatter(_plain))
         axis.set_ylim(bottom=0)
         axis.margins(x=0.15)
         axis.legend()
@@ -243,6 +246,7 @@ def loss_curves(
             look = _series(index, _label(index, run, labels))
             axis.plot(*zip(*steps, strict=True), **{**look, "marker": ""})
         axis.set_xlabel("step")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_ylabel("loss (nats a token)")
         axis.legend()
     return figure
@@ -272,7 +276,8 @@ def _label(index: int, run: Record, labels: list[str] | None) -> str:
 
 
 def _plain(value: float, _: object = None) -> str:
-    return f"{value:,g}" if value >= 1e-3 else f"{value:.0e}"
+    whole = value >= 1e-3 or value == 0
+    return f"{value:,g}" if whole else f"{value:.0e}"
 
 
 def _bytes(size: float, _: object = None) -> str:
