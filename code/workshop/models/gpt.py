@@ -133,6 +133,8 @@ class Head(nn.Module):
         logits = F.linear(self.norm(x), weight)
         if targets is None:
             return logits
+        if logits.itemsize < 4:
+            logits = logits.float()  # a sum over V needs its precision
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 

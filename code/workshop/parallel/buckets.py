@@ -48,8 +48,10 @@ class Bucket:
                 sources.append(parameter.grad)
                 targets.append(view)
             parameter.grad = view
-        if sources:
-            torch._foreach_copy_(targets, sources)
+        # One copy each and not one fused kernel: on CUDA these run on the
+        # copy engines and leave the multiprocessors to backward.
+        for target, source in zip(targets, sources, strict=True):
+            target.copy_(source, non_blocking=True)
         if stream is not None:
             for source in sources:
                 source.record_stream(stream)

@@ -133,7 +133,7 @@ class OverlappedDataParallel(DataParallel):
         self,
         module: nn.Module,
         group: ProcessGroup,
-        bucket_mib: float = 64.0,
+        bucket_mib: float = 100.0,
         unused: bool = False,
         transport: str = "auto",
     ) -> None:
