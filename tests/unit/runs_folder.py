@@ -12,7 +12,7 @@ from helper_of_toy import rate
 
 kind = sys.argv[1] if len(sys.argv) > 1 else "good"
 if kind == "fails":
-    print("toy: about to fail", flush=True)
+    print("error: the toy fails", flush=True)
     sys.exit(3)
 if kind == "sleeps":
     import time
@@ -39,6 +39,28 @@ def rate(step):
     """Tokens a second of a step."""
     return 100.0 * (step + 1)  # a made-up rate
 '''
+RANKS = '''
+import os
+from workshop.training.metrics import MetricsWriter
+
+if os.environ["RANK"] == "0":
+    with MetricsWriter(os.environ["WORKSHOP_METRICS"]) as writer:
+        writer.meta(world_size=int(os.environ["WORLD_SIZE"]),
+                    node=os.environ["SLURMD_NODENAME"])
+        writer.measure("ranks", int(os.environ["WORLD_SIZE"]), "ranks")
+'''
+TWO_NODES = '''
+[[experiment]]
+name = "lab1/ranks"
+title = "Ranks on two nodes"
+chapter = "lab1/02_distributed_training"
+module = "ranks"
+nodes = 2
+gpus_per_node = 2
+needs_gpus = 0
+repeats = 1
+priority = 1
+'''
 TOML = '''
 [[experiment]]
 name = "{name}"
@@ -61,15 +83,17 @@ COPIED = (
     "code/workshop/runs/launch.py",
     "code/workshop/training/metrics.py",
     "slurm/experiment.sbatch",
+    "slurm/profiles/local.toml",
     "slurm/setup.sh",
 )
 
 
 def make_workshop(folder: Path) -> Path:
     """Create a workshop of one toy experiment; return its root."""
-    (folder / "slurm").mkdir(parents=True)
+    (folder / "slurm" / "logs").mkdir(parents=True)
     (folder / "code").mkdir()
     (folder / "code" / "toy.py").write_text(MODULE)
+    (folder / "code" / "ranks.py").write_text(RANKS)
     (folder / "code" / "helper_of_toy.py").write_text(HELPER)
     (folder / "code" / "toy_data.txt").write_text("some data\n")
     for name in COPIED:

@@ -33,8 +33,9 @@ def test_failed_run_is_recorded_as_failed(workshop):
     folder, found = run(workshop, kind="fails")
     assert folder == workshop / "book" / "runs" / NAME
     assert (found["status"], found["exit_code"]) == ("failed", 3)
-    assert found["reason"] == "repeat 0 ended with exit code 3"
-    assert "toy: about to fail" in (folder / "log.txt").read_text()
+    why = "repeat 0 ended with exit code 3, error: the toy fails"
+    assert found["reason"] == why
+    assert "error: the toy fails" in (folder / "log.txt").read_text()
     assert found["summary"] == {}
     finding = check.examine(NAME, describe.read()[NAME], folder)
     assert finding.state == "failed"

@@ -70,7 +70,8 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
             code = _repeat(argv, root, folder, repeat, deadline, log, repeats)
             if code:
                 status = "failed"
-                reason = f"repeat {repeat} ended with exit code {code}"
+                cause = f", {log.cause}" if log.cause else ""
+                reason = f"repeat {repeat} ended with exit code {code}{cause}"
                 break
         summarise(records.metrics_files(folder))
         if sources != fingerprint.hashes(experiment, root):
@@ -150,8 +151,9 @@ def _repeat(argv, root, folder, repeat, deadline, log, repeats) -> int:
         result["seconds"] = round(time.monotonic() - begun, 2)
     result["exit_code"] = code
     log(f"[repeat {repeat}] exit code {code}")
-    if not code and not (folder / f"metrics.{repeat}.jsonl").is_file():
-        raise UserError(f"repeat {repeat} wrote no metrics")
+    wrote = (folder / f"metrics.{repeat}.jsonl").is_file()
+    if not code and not wrote and not any((folder / "artifacts").iterdir()):
+        raise UserError(f"repeat {repeat} wrote no metrics and no artifact")
     return code
 
 

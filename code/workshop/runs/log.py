@@ -1,8 +1,11 @@
 """The log of a run: what it printed, without this machine's folders."""
 
 import os
+import re
 import sys
 from pathlib import Path
+
+_CAUSE = re.compile(r"(?:\[rank\d+\]: ?)?(error: .*|[\w.]*Error: .*)")
 
 
 class Log:
@@ -14,6 +17,8 @@ class Log:
 
     def __init__(self, path: Path, root: Path) -> None:
         self.path = path
+        # The first line that names an error, for the record of a failure.
+        self.cause = ""
         self._file = path.open("w", encoding="utf-8")
         folders = [
             (str(root), "."),
@@ -28,6 +33,8 @@ class Log:
     def __call__(self, line: str) -> None:
         """Write one line."""
         line = self.clean(line)
+        if not self.cause and (found := _CAUSE.fullmatch(line)):
+            self.cause = found[1]
         self._file.write(line + "\n")
         self._file.flush()
         print(line, flush=True)

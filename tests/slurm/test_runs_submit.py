@@ -1,0 +1,128 @@
+"""Real jobs on the local cluster: good, failed, ended, cancelled, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from workshop.runs import check, describe
+
+HERE = Path(__file__).parents[2]
+sys.path.insert(0, str(HERE / "tests" / "unit"))
+import runs_folder  # noqa: E402
+
+NAME = "lab1/toy"
+
+
+@pytest.fixture
+def workshop(tmp_path, monkeypatch, slurm_cluster):
+    """A workshop of toy experiments, whose Slurm is the local cluster."""
+    root = runs_folder.make_workshop(tmp_path / "w")
+    found = runs_folder.variables(root, job_id="")
+    scripts = str(Path(sys.executable).parent)
+    found["PATH"] = f"{scripts}{os.pathsep}{os.environ['PATH']}"
+    for key, value in found.items():
+        monkeypatch.setenv(key, value)
+    return root
+
+
+def command(*arguments):
+    cli = [sys.executable, "-m", "workshop.cli", "runs", "submit"]
+    return [*cli, *arguments]
+
+
+def submit(*arguments):
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=60
+    )
+
+
+def record(root, name=NAME):
+    file = root / "book" / "runs" / name / "record.json"
+    return json.loads(file.read_text())
+
+
+def sentences(text):
+    return [line for line in text.splitlines() if line.startswith("error")]
+
+
+def test_good_runs_are_recorded_and_a_second_call_has_nothing_to_do(workshop):
+    runs_folder.describe_toy(workshop, more=runs_folder.TWO_NODES)
+    done = submit()
+    assert done.returncode == 0, done.stderr
+    for name in (NAME, "lab1/ranks"):
+        folder = workshop / "book" / "runs" / name
+        finding = check.examine(name, describe.read()[name], folder)
+        assert (finding.state, finding.problem) == ("fresh", "")
+    found = record(workshop)
+    assert found["slurm"]["partition"] == "debug"
+    assert found["slurm"]["node_list"] == "node1"
+    assert found["summary"]["tokens_per_s"]["values"] == [300, 301, 302]
+    ranks = record(workshop, "lab1/ranks")
+    assert ranks["slurm"]["job_id"] < found["slurm"]["job_id"]
+    assert ranks["layout"] == "two Slurm nodes on one host"
+    assert ranks["slurm"]["node_list"] == "node[1-2]"
+    assert ranks["summary"]["ranks"]["median"] == 4
+    metrics = workshop / "book" / "runs" / "lab1" / "ranks"
+    first = (metrics / "metrics.0.jsonl").read_text().splitlines()[0]
+    assert json.loads(first)["node"] == "node1"
+    again = submit()
+    assert again.returncode == 0
+    assert "nothing to submit" in again.stdout
+
+
+def test_failed_and_late_runs_leave_the_good_record(workshop):
+    assert submit(NAME).returncode == 0
+    good = record(workshop)
+    runs_folder.describe_toy(workshop, kind="fails")
+    failed = submit("--stale")
+    assert failed.returncode == 1
+    assert len(sentences(failed.stderr)) == 1
+    assert "error: the toy fails" in failed.stderr
+    assert record(workshop, NAME + ".failed")["status"] == "failed"
+    runs_folder.describe_toy(workshop, kind="sleeps", timeout="1s")
+    late = submit(NAME)
+    assert late.returncode == 1
+    assert "still running after 1 s" in late.stderr
+    assert record(workshop, NAME + ".failed")["status"] == "timeout"
+    assert record(workshop) == good
+
+
+def test_ctrl_c_cancels_the_job_and_says_so(workshop, shell):
+    runs_folder.describe_toy(workshop, kind="sleeps")
+    process = subprocess.Popen(
+        command(NAME), stderr=subprocess.PIPE, text=True
+    )
+    staging = workshop / "book" / "runs" / ".staging"
+    ends = time.monotonic() + 30
+    while "sleeping" not in logged(staging) and time.monotonic() < ends:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "is cancelled" in said
+    assert "Traceback" not in said
+    found = record(workshop)
+    assert found["status"] == "cancelled"
+    job = found["slurm"]["job_id"]
+    queue = shell(f"squeue --noheader --states=all --jobs={job} -o %T")
+    assert queue.stdout.strip() == "CANCELLED"
+
+
+def test_rejected_job_is_one_sentence(workshop):
+    profile = workshop / "slurm" / "profiles" / "local.toml"
+    profile.write_text('partition = "nowhere"\n')
+    done = submit(NAME)
+    assert done.returncode == 1
+    assert len(sentences(done.stderr)) == 1
+    assert "invalid partition" in done.stderr
+    assert not (workshop / "book" / "runs" / NAME).exists()
+
+
+def logged(staging):
+    return "".join(p.read_text() for p in staging.glob("*/log.txt"))
