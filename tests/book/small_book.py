@@ -59,8 +59,10 @@ TOYS = {"one": "100", "two": "190", "old": "50", "edited": "70",
 
 def make_root(root: Path) -> Path:
     """Create a workshop of toy experiments and run their jobs."""
-    for folder in ("slurm", "code", "book"):
+    for folder in ("slurm", "code", "book", "bin"):
         (root / folder).mkdir(parents=True)
+    (root / "bin" / "scontrol").write_text("#!/bin/sh\necho toynode\n")
+    (root / "bin" / "scontrol").chmod(0o755)
     described = ""
     for name, argument in TOYS.items():
         (root / "code" / f"toy_{name}.py").write_text(TOY)
@@ -87,7 +89,7 @@ def environment(root: Path) -> dict[str, str]:
     programs = Path(sys.executable).parent
     return {
         **os.environ,
-        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PATH": f"{root / 'bin'}:{programs}:{os.environ['PATH']}",
         "WORKSHOP_ROOT": str(root),
         "WORKSHOP_COMMIT": "0123456789abcdef",
         "WORKSHOP_DIRTY": "0",
@@ -102,7 +104,11 @@ def run_job(root: Path, name: str) -> subprocess.CompletedProcess:
     """Run one toy's job as Slurm would start it on one node."""
     env = environment(root)
     job_id = 4700 + list(TOYS).index(name)
-    env.update(SLURM_JOB_ID=str(job_id), SLURM_JOB_PARTITION="debug")
+    env.update(
+        SLURM_JOB_ID=str(job_id),
+        SLURM_JOB_PARTITION="debug",
+        SLURM_JOB_NODELIST="toynode",
+    )
     return subprocess.run(
         [sys.executable, "-m", "workshop.runs.job", f"lab1/{name}"],
         env=env, cwd=root, capture_output=True, text=True, timeout=120,

@@ -1,5 +1,6 @@
 """Every page of the built site in a real browser, wide, narrow, dark."""
 
+import json
 from pathlib import Path
 
 import browser as browsing
@@ -52,7 +53,7 @@ def test_every_page(chromium, site, address, width, scheme) -> None:
             tab.wrong += page.evaluate(SERIOUS)
             if tab.wrong:
                 found[name] = tab.wrong
-    assert not found
+    assert not found, json.dumps(found, indent=1)
 
 
 def test_search_finds_a_word(chromium, site, address) -> None:

@@ -8,6 +8,7 @@ the build, as a missing, failed or altered record does.
 from sphinx.application import Sphinx
 
 from workshop_book import (
+    accessible,
     cache,
     figures,
     mathjax,
@@ -38,6 +39,7 @@ def setup(app: Sphinx) -> dict[str, object]:
         typed_numbers,
         mathjax,
         pages,
+        accessible,
     ):
         part.register(app)
     return {
