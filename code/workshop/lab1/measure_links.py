@@ -83,6 +83,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         type=int,
         help="the longest message in MiB (1024 on GPUs, 1 on CPUs)",
     )
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="a CPU's sizes, for a quick look on any device",
+    )
     parser.add_argument("--metrics", help="write the measures to this file")
     options = parser.parse_args(arguments)
     if options.max_mib is not None and options.max_mib < 1:
@@ -97,13 +102,14 @@ def measure(
 ) -> None:
     """Run every part in turn, on all ranks."""
     console = Console(width=90, quiet=place.rank != 0)
-    cuda = place.device.type == "cuda"
-    largest = (options.max_mib or (1024 if cuda else 1)) * 2**20
-    message = min(largest, 256 * 2**20 if cuda else 2**20)
+    full = place.device.type == "cuda" and not options.small
+    largest = (options.max_mib or (1024 if full else 1)) * 2**20
+    message = min(largest, 256 * 2**20)
     check_sum(place.device)
     about = gathered(place, describe(place))
     writer.meta(
         world_size=place.world,
+        small=not full,
         nodes=len({rank["node"] for rank in about}),
         hosts=len({rank["boot_id"] for rank in about}),
         backend=dist.get_backend(),
@@ -114,7 +120,8 @@ def measure(
     )
 
     console.print(f"{place.world} ranks: each device alone ...")
-    devices = gathered(place, {**describe(place), **measure_device(place)})
+    own = measure_device(place, Sizes.of(place.device, full))
+    devices = gathered(place, {**describe(place), **own})
     report.write_devices(writer, devices)
     report.show_devices(console, devices)
 
@@ -157,9 +164,8 @@ def describe(place: Place) -> dict:
     }
 
 
-def measure_device(place: Place) -> dict:
+def measure_device(place: Place, sizes: Sizes) -> dict:
     """Return this rank's own rates; all ranks do it at the same time."""
-    sizes = Sizes.of(place.device)
     found = {
         "copy": copy_bandwidth(place.device, sizes.copy_bytes),
         "matmul": matmul_rate(place.device, sizes.matrix, sizes.dtype),

@@ -46,6 +46,8 @@ def run(job: Job, args: Namespace) -> None:
     torch.manual_seed(args.seed)
     with torch.device(job.device):
         module = GPT(config)
+    if args.bf16_weights:
+        module.bfloat16()
     if args.compile:
         compile_blocks(module)
     state = TrainingState(
@@ -56,6 +58,7 @@ def run(job: Job, args: Namespace) -> None:
         {
             "name": args.model,
             **dataclasses.asdict(config),
+            "weights": str(next(module.parameters()).dtype),
             "tokenizer_sha256": trained.sha256,
         },
     )
@@ -86,7 +89,7 @@ def run(job: Job, args: Namespace) -> None:
         parameters, config.layers, config.hidden, config.sequence
     )
     name = device_name(job)
-    trace = trace_of(args, job)
+    trace = trace_of(args, job, writer)
     reporter = Reporter(
         job,
         writer,
@@ -171,12 +174,14 @@ def device_name(job: Job) -> str:
     return "cpu"
 
 
-def trace_of(args: Namespace, job: Job) -> profile.StepTrace | None:
+def trace_of(
+    args: Namespace, job: Job, writer: MetricsWriter
+) -> profile.StepTrace | None:
     """Return rank 0's trace where it was asked for."""
     if not args.trace or not job.first:
         return None
     folder = os.environ.get("WORKSHOP_ARTIFACTS", ".")
-    return profile.StepTrace(folder, args.warmup_steps)
+    return profile.StepTrace(folder, args.warmup_steps, writer)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,19 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default="overlapped",
         help="average after backward, during it, or by torch's own",
     )
-    add("--bucket-mib", type=float, default=64.0, help="size of a bucket")
+    add("--bucket-mib", type=float, default=100.0, help="size of a bucket")
     add("--compile", action="store_true", help="torch.compile each block")
-    add("--bf16", action="store_true", help="autocast to bfloat16")
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument(
+        "--bf16",
+        action="store_true",
+        help="autocast to bfloat16; weights and gradients stay float32",
+    )
+    precision.add_argument(
+        "--bf16-weights",
+        action="store_true",
+        help="bfloat16 weights and gradients, float32 masters",
+    )
     add(
         "--lr",
         type=float,
@@ -97,7 +107,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--trace",
         action="store_true",
         help=f"profile {STEPS} steps after the warmup, into "
-        "$WORKSHOP_ARTIFACTS/trace.rank0.json.gz",
+        "$WORKSHOP_ARTIFACTS/trace.json.gz",
     )
     args = parser.parse_args(argv)
     if args.lr is None:

@@ -1,12 +1,15 @@
 """A trace of a few steps, small enough to keep beside a run's record."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from workshop.errors import UserError
+from workshop.training import trace
+from workshop.training.metrics import MetricsWriter
 
 STEPS = 3
 
@@ -14,15 +17,21 @@ STEPS = 3
 class StepTrace:
     """Records rank 0's steps after `after`, `STEPS` of them.
 
-    The trace is in Chrome's format, gzipped, without Python stacks: open it
-    at https://ui.perfetto.dev.  It goes to `folder/trace.rank0.json.gz`.
+    On GPUs `trace.record` reads the trace: `folder` gets one step of it,
+    `trace.json.gz`, and its summary, `profile.json`; `writer` the measures.
+    On the CPU the whole trace goes to `folder/trace.json.gz`.  It is in
+    Chrome's format: open it at https://ui.perfetto.dev.
     """
 
-    def __init__(self, folder: str | os.PathLike, after: int) -> None:
-        self.path = Path(folder) / "trace.rank0.json.gz"
+    def __init__(
+        self, folder: str | os.PathLike, after: int, writer: MetricsWriter
+    ) -> None:
+        self.folder = Path(folder)
         self.last = after + STEPS
         self.after = after
+        self.writer = writer
         self.profiler: profile | None = None
+        self.name: record_function | None = None
 
     def at(self, step: int) -> bool:
         """Start or end the trace; call it when `step` steps are queued.
@@ -36,13 +45,24 @@ class StepTrace:
                 activities.append(ProfilerActivity.CUDA)
             self.profiler = profile(activities=activities)
             self.profiler.start()
+            self._begin(step + 1)
             return True
-        if step == self.last and self.profiler is not None:
-            self._wait()
-            self.profiler.stop()
-            self._export()
-            return True
-        return False
+        if self.profiler is None:
+            return False
+        self.name.__exit__(None, None, None)
+        if step < self.last:
+            self._begin(step + 1)
+            return False
+        self._wait()
+        self.profiler.stop()
+        self._export()
+        self.profiler = None
+        return True
+
+    def _begin(self, step: int) -> None:
+        """Name the step in the trace, as torch's own schedule does."""
+        self.name = record_function(f"ProfilerStep#{step}")
+        self.name.__enter__()
 
     def _wait(self) -> None:
         """Let the device end what is queued, so that steps stay whole."""
@@ -51,12 +71,18 @@ class StepTrace:
 
     def _export(self) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.profiler.export_chrome_trace(str(self.path))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not torch.cuda.is_available():
+                kept = self.folder / "trace.json.gz"
+                self.profiler.export_chrome_trace(str(kept))
+                return
+            with tempfile.TemporaryDirectory() as scratch:
+                whole = Path(scratch) / "trace.json"
+                self.profiler.export_chrome_trace(str(whole))
+                trace.record(whole, self.folder, self.writer)
         except OSError as error:
             raise UserError(
-                f"the trace {self.path} cannot be written "
+                f"no trace can be written to {self.folder} "
                 f"({error.strerror}): set WORKSHOP_ARTIFACTS to a folder "
                 "with room and permission"
             ) from None
-        self.profiler = None

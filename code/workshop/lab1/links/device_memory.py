@@ -21,11 +21,12 @@ class Sizes:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, device: torch.device) -> "Sizes":
+    def of(cls, device: torch.device, full: bool) -> "Sizes":
         """Return sizes that fill a GPU, or that a CPU does in a second."""
-        if device.type == "cuda":
-            return cls(4 * 2**30, 8192, torch.bfloat16)
-        return cls(64 * 2**20, 512, torch.float32)
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        if full:
+            return cls(4 * 2**30, 8192, dtype)
+        return cls(64 * 2**20, 512, dtype)
 
 
 def copy_bandwidth(device: torch.device, size: int) -> float:
