@@ -12,8 +12,8 @@ if [ -x .venv/bin/python3 ]; then
   export PATH="$WORKSHOP_ROOT/.venv/bin:$PATH"
 fi
 # .slurm/site holds the wheels of a bundle, on a host without network.
-PYTHONPATH="$WORKSHOP_ROOT/code:$WORKSHOP_ROOT/.slurm/site${PYTHONPATH:+:$PYTHONPATH}"
-export PYTHONPATH
+ours="$WORKSHOP_ROOT/code:$WORKSHOP_ROOT/.slurm/site"
+export PYTHONPATH="$ours${PYTHONPATH:+:$PYTHONPATH}"
 # A rank's threads share the CPUs of its node with the other ranks.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 # Output appears as it is written, also in a file.

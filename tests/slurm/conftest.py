@@ -63,6 +63,7 @@ def shell(slurm_cluster: Layout) -> Shell:
             capture_output=True,
             text=True,
             timeout=60,
+            check=False,
         )
 
     return run

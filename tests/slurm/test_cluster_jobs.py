@@ -141,7 +141,14 @@ def test_cancel_ends_all_ranks(tmp_path: Path) -> None:
 def test_interrupted_wait_leaves_the_cluster_sane(script, tmp_path) -> None:
     path = script("echo started; sleep 300")
     process = subprocess.Popen(
-        [sys.executable, "-m", "workshop.cli", "cluster", "submit", str(path)],
+        [
+            sys.executable,
+            "-m",
+            "workshop.cli",
+            "cluster",
+            "submit",
+            str(path),
+        ],
         env=os.environ | {"PYTHONPATH": str(paths.root() / "code")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -156,6 +163,7 @@ def test_interrupted_wait_leaves_the_cluster_sane(script, tmp_path) -> None:
         env=cluster.environment(),
         capture_output=True,
         text=True,
+        check=False,
     )
     assert (left.returncode, left.stdout) == (0, "")
     assert jobs.wait(jobs.submit(script("true")), 30).state == "COMPLETED"

@@ -71,6 +71,7 @@ def test_without_namespaces_names_still_resolve(
         env=cluster.environment(),
         capture_output=True,
         text=True,
+        check=False,
     )
     assert done.returncode == 0 and done.stdout, done.stderr
     cluster.stop()
@@ -104,7 +105,9 @@ def test_stop_ends_everything(slurm_cluster, second_base: Path) -> None:
 
 
 def test_taken_port_is_named(slurm_cluster, second_base: Path) -> None:
-    with pytest.raises(UserError, match=f"port {slurm_cluster.port} is taken"):
+    with pytest.raises(
+        UserError, match=f"port {slurm_cluster.port} is taken"
+    ):
         cluster.start(port=slurm_cluster.port)
     assert not cluster.running()
 

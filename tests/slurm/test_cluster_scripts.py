@@ -15,7 +15,7 @@ FOLDER = paths.root() / "slurm"
 # The scripts that need arguments, or that answer more quickly with some.
 ARGUMENTS = {
     "torchrun_node": ["tests.slurm.all_reduce"],
-    "experiment": ["lab1/gpt2-small-1gpu", "--small"],
+    "experiment": ["lab1/gpt2-small-1gpu", "--small", "--out={folder}"],
 }
 
 
@@ -32,24 +32,27 @@ def check_array(output: str, folder: Path) -> None:
 
 
 def check_gpus(output: str, folder: Path) -> None:
-    seen = dict(re.findall(r"on (\w+): Slurm gave GPUs ([\d,]+)", output))
+    seen = dict(re.findall(r"on (\w+): Slurm gave GPUs ([\d,]+),", output))
     assert seen == {"node1": "0,1", "node2": "0,1"}
 
 
 def check_torchrun_node(output: str, folder: Path) -> None:
-    ranks = re.findall(r"rank (\d) of 2 on node1 .* sum 3$", output, re.M)
+    ranks = re.findall(
+        r"rank (\d) of 2 on node1 .* sum 3$", output, re.MULTILINE
+    )
     assert sorted(ranks) == ["0", "1"]
 
 
 def check_torchrun_nodes(output: str, folder: Path) -> None:
-    steps = re.findall(r"^step +(\d+) \| loss ([\d.]+)", output, re.M)
+    steps = re.findall(r"^step +(\d+) \| loss ([\d.]+)", output, re.MULTILINE)
     assert len(steps) == 10, "rank 0 alone logs each step once"
     losses = [float(loss) for _, loss in steps]
     assert losses[-1] < losses[0]
 
 
 def check_experiment(output: str, folder: Path) -> None:
-    assert "lab1/gpt2-small-1gpu" in output
+    assert "lab1/gpt2-small-1gpu: completed" in output
+    assert list(folder.rglob("record.json"))
 
 
 CHECKS = {
@@ -69,7 +72,7 @@ def test_script_runs(
     pattern = "%x-%A_%a.out" if name == "array" else "%x-%j.out"
     job_id = jobs.submit(
         f"slurm/{name}.sbatch",
-        ARGUMENTS.get(name, ()),
+        [word.format(folder=tmp_path) for word in ARGUMENTS.get(name, ())],
         profile.load(),
         options=[f"--output={tmp_path}/{pattern}"],
     )
@@ -89,6 +92,6 @@ def test_script_names_no_site(path: Path) -> None:
         r"--(?:partition|account|qos|mail-user|nodelist)\b|/home/|/work/"
         r"|/root/|^#SBATCH -[pAw] ",
         text,
-        re.M,
+        re.MULTILINE,
     )
     assert not found, "what belongs to a site belongs into its profile"

@@ -44,7 +44,9 @@ def start(
     ] = None,
     gpus_per_node: Annotated[
         int | None,
-        typer.Option(help="GPUs of each node; default: all, or two pretended."),
+        typer.Option(
+            help="GPUs of each node; default: all, or two pretended."
+        ),
     ] = None,
     real: Annotated[
         bool | None,

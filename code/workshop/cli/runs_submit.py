@@ -16,7 +16,7 @@ from rich.progress import (
 from workshop import paths
 from workshop.cluster import profile as profiles
 from workshop.cluster.jobs import JobState
-from workshop.cluster.site import environment
+from workshop.cluster import environment
 from workshop.errors import UserError, fail, one_sentence
 from workshop.runs import check, describe
 from workshop.runs import submit as submitting

@@ -1,13 +1,13 @@
 """A real Slurm cluster on one machine, and the jobs sent to Slurm."""
 
-from workshop.cluster.lifecycle import start, stop
-from workshop.cluster.site import (
+from workshop.cluster.access import (
     available,
     environment,
     possible,
     running,
     site,
 )
+from workshop.cluster.lifecycle import start, stop
 
 __all__ = [
     "available",

@@ -71,7 +71,9 @@ def _download_wheels(wanted: list[str], to: Path) -> None:
     for glibc in GLIBC:
         command.append(f"--platform=manylinux_{glibc}_{machine}")
     command += [f"--platform=manylinux2014_{machine}", *wanted]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or ["no message"]
         raise UserError(
@@ -93,7 +95,9 @@ def install_wheels(bundle: Path) -> Path | None:
     command = [sys.executable, "-m", "pip", "install", "--quiet"]
     command += ["--disable-pip-version-check", "--no-index", "--no-deps"]
     command += ["--upgrade", f"--target={site}", *wheels]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         said = done.stderr.strip().splitlines() or ["no message"]
         raise UserError(

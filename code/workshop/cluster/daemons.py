@@ -59,7 +59,12 @@ def start_slurmd(layout: Layout, name: str) -> None:
     step = str(layout.path("bin", "slurmstepd"))
     words = ["slurmd", "-d", step, "-N", name]
     if layout.own_names:
-        words = ["in-node", name, str(layout.path("bin", "slurmd")), *words[1:]]
+        words = [
+            "in-node",
+            name,
+            str(layout.path("bin", "slurmd")),
+            *words[1:],
+        ]
     _launch(layout, *words)
 
 
@@ -74,6 +79,7 @@ def _launch(layout: Layout, program: str, *arguments: str) -> None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            check=False,
         )
     if done.returncode != 0:
         raise UserError(
@@ -89,7 +95,9 @@ def last_words(layout: Layout) -> str:
     )
     for log in reversed(logs):
         lines = log.read_text(errors="replace").splitlines()
-        errors = [x for x in lines if "error" in x.lower() and "pmix" not in x]
+        errors = [
+            x for x in lines if "error" in x.lower() and "pmix" not in x
+        ]
         if errors:
             return f"{log.name}: {errors[-1].strip()}"
     return "no daemon logged an error"
@@ -129,6 +137,7 @@ def ask(base: Path, command: list[str]) -> str:
         env=environment(base),
         capture_output=True,
         text=True,
+        check=False,
     )
     return done.stdout if done.returncode == 0 else ""
 

@@ -27,7 +27,7 @@ def _listed_by_driver() -> int | None:
         return None
     listed = subprocess.run(
         ["nvidia-smi", "-L"], capture_output=True, text=True
-    )
+    check=False)
     if listed.returncode != 0:
         return None
     return sum(line.startswith("GPU ") for line in listed.stdout.split("\n"))

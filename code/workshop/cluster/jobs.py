@@ -12,17 +12,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from workshop.cluster.access import environment
 from workshop.cluster.profile import Profile, load
-from workshop.cluster.site import environment
 from workshop.errors import UserError
 from workshop.paths import root
 
 POLL_S = 0.2
 CANCEL_TIMEOUT_S = 60
 GOING = frozenset(
-    "PENDING CONFIGURING RUNNING COMPLETING SUSPENDED STOPPED REQUEUED "
-    "REQUEUE_FED REQUEUE_HOLD RESIZING SIGNALING STAGE_OUT SPECIAL_EXIT "
-    "RESV_DEL_HOLD".split()
+    [
+        "PENDING",
+        "CONFIGURING",
+        "RUNNING",
+        "COMPLETING",
+        "SUSPENDED",
+        "STOPPED",
+        "REQUEUED",
+        "REQUEUE_FED",
+        "REQUEUE_HOLD",
+        "RESIZING",
+        "SIGNALING",
+        "STAGE_OUT",
+        "SPECIAL_EXIT",
+        "RESV_DEL_HOLD",
+    ]
 )
 
 
@@ -262,6 +275,7 @@ def _run(
             capture_output=True,
             text=True,
             start_new_session=True,
+            check=False,
         )
     except FileNotFoundError:
         raise UserError(

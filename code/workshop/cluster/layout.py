@@ -121,8 +121,8 @@ def choose_ports(first: int | None, count: int) -> int:
                     f"{count} free ones in a row with --port"
                 )
         return first
-    for first in range(FIRST_PORT, FIRST_PORT + 8000, 20):
-        if all(port_is_free(p) for p in range(first, first + count)):
+    for start in range(FIRST_PORT, FIRST_PORT + 8000, 20):
+        if all(port_is_free(p) for p in range(start, start + count)):
             return first
     raise UserError(
         f"no {count} free ports in a row from {FIRST_PORT} on: stop other "

@@ -92,7 +92,9 @@ def start(
     return layout
 
 
-def stop(base: Path | None = None, report: Report = lambda stage: None) -> bool:
+def stop(
+    base: Path | None = None, report: Report = lambda stage: None
+) -> bool:
     """End jobs and daemons, say whether there was a cluster to stop."""
     base = base or default_base()
     if load(base) is None:

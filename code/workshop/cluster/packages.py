@@ -106,6 +106,7 @@ def unpack(debs: list[Path], to: Path) -> None:
             ["dpkg", "-x", str(deb), str(partial)],
             capture_output=True,
             text=True,
+            check=False,
         )
         if done.returncode != 0:
             raise UserError(
@@ -186,6 +187,7 @@ def _resolve(report: Report) -> tuple[list[str], list[str]]:
         capture_output=True,
         text=True,
         timeout=APT_TIMEOUT_S,
+        check=False,
     )
     names = _simulate([*options, "-o", f"Dir::State::status={empty}"])
     if not names:
@@ -200,7 +202,9 @@ def _resolve(report: Report) -> tuple[list[str], list[str]]:
 def _simulate(options: list[str]) -> list[str]:
     command = ["apt-get", "-q", "--simulate", *options]
     command += ["--no-install-recommends", "install", *WANTED]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         return []
     names = re.findall(r"^Inst (\S+)", done.stdout, re.MULTILINE)

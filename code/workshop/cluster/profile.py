@@ -10,9 +10,9 @@ import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from workshop.cluster.access import running
 from workshop.cluster.layout import default_base
 from workshop.cluster.layout import load as load_layout
-from workshop.cluster.site import running
 from workshop.errors import UserError
 from workshop.paths import root
 
@@ -116,7 +116,9 @@ def _checked(path: Path, table: dict) -> Profile:
     if path.stem == "local" and (layout := load_layout(default_base())):
         table.setdefault("nodes", len(layout.names))
         table.setdefault("gpus_per_node", layout.gpus_per_node)
-    table["options"] = tuple(str(option) for option in table.get("options", ()))
+    table["options"] = tuple(
+        str(option) for option in table.get("options", ())
+    )
     variables = table.get("variables", {})
     table["variables"] = {k: str(v) for k, v in variables.items()}
     return Profile(name=path.stem, **table)

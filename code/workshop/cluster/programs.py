@@ -8,11 +8,31 @@ from pathlib import Path
 
 from workshop.errors import UserError
 
-NAMES = (
-    "sinfo squeue sbatch srun salloc scancel scontrol sacct sacctmgr sattach "
-    "sbcast sdiag sprio sreport sshare sstat strigger munge unmunge "
-    "slurmctld slurmd slurmstepd munged"
-).split()
+NAMES = [
+    "sinfo",
+    "squeue",
+    "sbatch",
+    "srun",
+    "salloc",
+    "scancel",
+    "scontrol",
+    "sacct",
+    "sacctmgr",
+    "sattach",
+    "sbcast",
+    "sdiag",
+    "sprio",
+    "sreport",
+    "sshare",
+    "sstat",
+    "strigger",
+    "munge",
+    "unmunge",
+    "slurmctld",
+    "slurmd",
+    "slurmstepd",
+    "munged",
+]
 NEEDED = ("slurmctld", "slurmd", "slurmstepd", "munged", "srun", "sbatch")
 # machine: (the folder of its libraries, its dynamic linker)
 MACHINES = {

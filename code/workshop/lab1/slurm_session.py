@@ -27,34 +27,44 @@ COMMANDS = (
     # Run something now.
     "srun --nodes=2 --ntasks-per-node=1 hostname",
     "srun --nodes=2 --ntasks-per-node=2 --label hostname",
-    "srun --nodes=2 --ntasks-per-node=1 --gpus-per-node=1 bash -c "
-    "'echo $SLURMD_NODENAME: GPUs $SLURM_STEP_GPUS'",
+    (
+        "srun --nodes=2 --ntasks-per-node=1 --gpus-per-node=1 bash -c "
+        "'echo $SLURMD_NODENAME: GPUs $SLURM_STEP_GPUS'"
+    ),
     "srun --gpus-per-node=1 env | grep '^SLURM_' | sort | head -n 20",
     # Submit a script.
     "cat slurm/hello.sbatch",
     "sbatch --wait --output=slurm/logs/hello.out slurm/hello.sbatch",
     "cat slurm/logs/hello.out",
-    "sbatch --wait --gpus-per-node=1 --output=slurm/logs/gpus.out "
-    "slurm/gpus.sbatch",
+    (
+        "sbatch --wait --gpus-per-node=1 --output=slurm/logs/gpus.out "
+        "slurm/gpus.sbatch"
+    ),
     "cat slurm/logs/gpus.out",
     # Watch a job and cancel it.
-    "sbatch --job-name=sleeper --nodes=2 --time=5 --output=/dev/null "
-    "--wrap='srun sleep 240'",
+    (
+        "sbatch --job-name=sleeper --nodes=2 --time=5 --output=/dev/null "
+        "--wrap='srun sleep 240'"
+    ),
     "sleep 2; squeue --name=sleeper",
     "squeue --name=sleeper -o '%i %j %T %M %l %D %N'",
     "scontrol show job $(squeue --noheader --name=sleeper -o %A)",
     "scancel --name=sleeper",
     "sleep 2; squeue --name=sleeper --states=all -o '%i %j %T %M'",
     # Wait in the queue: each node has CPUs for two of these jobs.
-    "for i in 1 2 3; do sbatch --job-name=queue --nodes=2 "
-    "--ntasks-per-node=4 --time=5 --output=/dev/null "
-    "--wrap='sleep 240'; done",
+    (
+        "for i in 1 2 3; do sbatch --job-name=queue --nodes=2 "
+        "--ntasks-per-node=4 --time=5 --output=/dev/null "
+        "--wrap='sleep 240'; done"
+    ),
     "sleep 2; squeue --name=queue -o '%i %T %R'",
     "scancel --name=queue; sleep 2; squeue --name=queue",
     # Hold an allocation and use it.
     "salloc --nodes=2 --ntasks-per-node=1 srun hostname",
-    "salloc --nodes=2 --ntasks-per-node=1 bash -c "
-    "'scontrol show hostnames; srun --nodes=1 --ntasks=1 hostname'",
+    (
+        "salloc --nodes=2 --ntasks-per-node=1 bash -c "
+        "'scontrol show hostnames; srun --nodes=1 --ntasks=1 hostname'"
+    ),
     # Many jobs from one script.
     "cat slurm/array.sbatch",
     "sbatch --wait --output=slurm/logs/array-%a.out slurm/array.sbatch",

@@ -33,6 +33,7 @@ def site() -> bool:
             ["sinfo", "--noheader"],
             capture_output=True,
             timeout=SINFO_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
@@ -52,7 +53,9 @@ def environment() -> dict[str, str]:
     if running():
         return daemons.environment(default_base())
     why = possible()
-    remedy = f"and {why}" if why else "start one with `workshop cluster start`"
+    remedy = (
+        f"and {why}" if why else "start one with `workshop cluster start`"
+    )
     raise UserError(f"sbatch not found: no Slurm cluster runs here, {remedy}")
 
 
@@ -70,7 +73,5 @@ def possible() -> str | None:
     if programs.installed() or packages.is_unpacked():
         return None
     if not shutil.which("apt-get") or not shutil.which("dpkg"):
-        return (
-            "Slurm is not installed and this system has no apt to fetch it"
-        )
+        return "Slurm is not installed and this system has no apt to fetch it"
     return packages.refused()

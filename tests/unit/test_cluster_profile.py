@@ -1,0 +1,128 @@
+"""Site profiles, and what the waiter says about each end of a job."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from workshop.cluster import jobs, profile
+from workshop.errors import UserError
+
+
+@pytest.mark.parametrize("name", profile.names())
+def test_shipped_profiles_load(name: str, monkeypatch) -> None:
+    monkeypatch.setattr(profile, "running", lambda: False)
+    site = profile.load(name)
+    assert site.name == name and site.description
+
+
+def test_site_reaches_sbatch_and_the_job(monkeypatch, tmp_path) -> None:
+    site = profile.load("example-site")
+    assert site.sbatch_options() == [
+        "--partition=gpu",
+        "--account=my-project",
+        "--time=00:30:00",
+        "--exclusive",
+    ]
+    monkeypatch.setattr(profile, "root", lambda: tmp_path)
+    lines = "module() { echo module $1; }\n. .venv/bin/activate\n"
+    mine = profile.Profile("mine", setup=lines, variables={"A": "x y; z"})
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").write_text("B=$A\n")
+    done = subprocess.run(
+        ["sh", "-c", f'. {mine.write_setup()}; module load; echo "$B"'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "module load\nx y; z\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("partition = gpu", "is not TOML"),
+        ("queue = 'gpu'", "sets queue, which no profile has"),
+        ("nodes = 'two'", "sets nodes to 'two': it must be a whole number"),
+        ("nodes = -1", "whole number"),
+        ("gpus_per_node = true", "whole number"),
+        ("options = '--exclusive'", "must be a list"),
+        ("partition = 3", "must be a string"),
+        ("variables = ['A']", "must be a table"),
+    ],
+)
+def test_malformed_profile_is_named(tmp_path: Path, text, said) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        profile.load(str(path))
+
+
+def test_unknown_or_unchosen_profile_names_those_there_are(
+    monkeypatch,
+) -> None:
+    with pytest.raises(UserError, match="no profile mars: choose example-si"):
+        profile.load("mars")
+    monkeypatch.delenv("WORKSHOP_PROFILE", raising=False)
+    monkeypatch.setattr(profile, "running", lambda: False)
+    with pytest.raises(UserError, match="no Slurm site is chosen"):
+        profile.load()
+    monkeypatch.setenv("WORKSHOP_PROFILE", "example-site")
+    assert profile.load().name == "example-site"
+
+
+def scripted(monkeypatch, *lines: str) -> None:
+    """Let scontrol answer with `lines`, one at each look."""
+    left = list(lines)
+
+    def run(words, env):
+        line = left.pop(0) if len(left) > 1 else left[0]
+        return subprocess.CompletedProcess(words, 0, line + "\n", "")
+
+    monkeypatch.setattr(jobs, "_run", run)
+    monkeypatch.setattr(jobs, "environment", dict)
+    monkeypatch.setattr(jobs, "POLL_S", 0)
+
+
+LINE = (
+    "JobId=7 JobName=a b GroupId=me(1) MCS_label=N/A JobState={} "
+    "Reason=None ExitCode={} ReqB:S:C:T=0:0:*:* Socks/Node=* "
+    "NodeList=node[1-2] TRES=cpu=2,mem=3 StdOut=/none/x.out Power="
+)
+
+
+def test_fields_of_a_job_are_told_apart(monkeypatch) -> None:
+    scripted(monkeypatch, LINE.format("RUNNING", "0:0"))
+    found = jobs.info(7)
+    assert found["JobName"] == "a b" and found["TRES"] == "cpu=2,mem=3"
+    assert found["ReqB:S:C:T"] == "0:0:*:*" and found["Power"] == ""
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "exit_code", "said"),
+    [
+        ("FAILED", "3:0", 3, "ended as FAILED with exit code 3 on node"),
+        ("OUT_OF_MEMORY", "0:9", 137, "as OUT_OF_MEMORY with exit code 137"),
+        ("NODE_FAIL", "1:0", 1, "ended as NODE_FAIL"),
+        ("TIMEOUT", "0:15", 143, "ran out of its time limit"),
+        ("CANCELLED", "0:15", 143, "was cancelled"),
+    ],
+)
+def test_every_bad_end_is_one_sentence(
+    monkeypatch, state, code, exit_code, said
+) -> None:
+    going = LINE.format("RUNNING", "0:0")
+    scripted(monkeypatch, going, going, LINE.format(state, code))
+    with pytest.raises(jobs.JobEnded, match=said) as caught:
+        jobs.wait(7)
+    assert caught.value.job.exit_code == exit_code
+    assert "/none/x.out" in str(caught.value)
+    assert jobs.wait(7, check=False).state == state
+
+
+def test_missing_sbatch_is_named(monkeypatch) -> None:
+    monkeypatch.setattr(jobs, "environment", lambda: {"PATH": "/nowhere"})
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="sbatch not found"):
+        jobs.submit("slurm/hello.sbatch", profile=profile.Profile("none"))
