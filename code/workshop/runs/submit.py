@@ -196,12 +196,14 @@ def run_one(
     try:
         job_id = submit(experiment, profile, small, out, limit)
     except UserError as error:
-        return Outcome(experiment.name, None, f"{experiment.name}: {error}.")
+        why = f"{experiment.name}: {str(error).rstrip('.')}."
+        return Outcome(experiment.name, None, why)
     try:
         job = jobs.wait(job_id, wait_s, on_state, check=False)
     except UserError as error:
         job = jobs.cancel(job_id)
-        return Outcome(experiment.name, job_id, f"{error} (cancelled).")
+        why = f"{experiment.name}: {error}; it has been cancelled."
+        return Outcome(experiment.name, job_id, why)
     return finished(experiment, job, out)
 
 
