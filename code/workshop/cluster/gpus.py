@@ -26,8 +26,8 @@ def _listed_by_driver() -> int | None:
     if not shutil.which("nvidia-smi"):
         return None
     listed = subprocess.run(
-        ["nvidia-smi", "-L"], capture_output=True, text=True
-    check=False)
+        ["nvidia-smi", "-L"], capture_output=True, text=True, check=False
+    )
     if listed.returncode != 0:
         return None
     return sum(line.startswith("GPU ") for line in listed.stdout.split("\n"))

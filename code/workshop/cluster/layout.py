@@ -123,7 +123,7 @@ def choose_ports(first: int | None, count: int) -> int:
         return first
     for start in range(FIRST_PORT, FIRST_PORT + 8000, 20):
         if all(port_is_free(p) for p in range(start, start + count)):
-            return first
+            return start
     raise UserError(
         f"no {count} free ports in a row from {FIRST_PORT} on: stop other "
         "servers, or name a port with --port"
