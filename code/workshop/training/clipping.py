@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from workshop.training.master_adamw import MasterAdamW
+
 EPSILON = 1e-6
 
 
@@ -20,7 +22,11 @@ def global_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     backward pass.  Parameters without a gradient are left out.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    return nn.utils.get_total_norm(gradients, foreach=True)
+    # Norms of 16-bit tensors are rounded to 16 bits unless told otherwise.
+    narrow = any(gradient.itemsize < 4 for gradient in gradients)
+    dtype = torch.float32 if narrow else None
+    norms = torch._foreach_norm(gradients, 2, dtype=dtype)
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def clipped_step(optimizer: Optimizer, norm: Tensor, limit: float) -> None:
@@ -30,8 +36,13 @@ def clipped_step(optimizer: Optimizer, norm: Tensor, limit: float) -> None:
     it reads it, which is meant for loss scaling (`torch.amp.GradScaler`
     sets it).  Here it holds max(1, norm / limit), so that clipping costs no
     pass over the gradients of its own; afterwards `.grad` holds the clipped
-    gradients.  `limit=0` means no clipping.
+    gradients.  MasterAdamW takes the coefficient itself and leaves `.grad`
+    as it is.  `limit=0` means no clipping.
     """
+    if isinstance(optimizer, MasterAdamW):
+        scale = ((norm + EPSILON) / limit).clamp(min=1.0) if limit else None
+        optimizer.step(clip=None if scale is None else 1 / scale)
+        return
     if not getattr(optimizer, "_step_supports_amp_scaling", False):
         raise ValueError(
             f"{type(optimizer).__name__} does not scale gradients as it "

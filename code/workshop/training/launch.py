@@ -8,12 +8,17 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from workshop.errors import UserError, fail
 
@@ -99,7 +104,8 @@ def launched() -> Iterator[Job]:
         device = together(local_device)
         if cuda:
             torch.cuda.set_device(device)
-        yield Job(dist.get_rank(), dist.get_world_size(), device)
+        with fastest_attention() if cuda else nullcontext():
+            yield Job(dist.get_rank(), dist.get_world_size(), device)
         leave()
     except AgreedError as error:
         if dist.get_rank() == 0:
@@ -108,6 +114,23 @@ def launched() -> Iterator[Job]:
         sys.exit(2)
     except UserError as error:
         fail(str(error))
+
+
+def fastest_attention() -> AbstractContextManager[None]:
+    """Prefer cuDNN's flash attention, on Hopper the faster one.
+
+    The other kernels follow for what it cannot compute (float32, say). A
+    compiled block keeps the choice that held when it was compiled.
+    """
+    return sdpa_kernel(
+        [
+            SDPBackend.CUDNN_ATTENTION,
+            SDPBackend.FLASH_ATTENTION,
+            SDPBackend.EFFICIENT_ATTENTION,
+            SDPBackend.MATH,
+        ],
+        set_priority=True,
+    )
 
 
 def leave() -> None:

@@ -1,139 +1,35 @@
-"""AdamW that keeps float32 master weights for 16-bit parameters.
-
-With bfloat16 parameters and gradients the states take 2 + 2 + 12 bytes a
-parameter, the 16Ψ of the ZeRO paper (Rajbhandari et al. 2019,
-arXiv:1910.02054, section 3.1), and no step casts weights back and forth as
-autocast does. The update of a tensor is one compiled kernel that reads and
-writes everything once.
-"""
-
-from collections.abc import Iterable
+"""AdamW as GPT models are trained with it."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
+from workshop.training.master_adamw import MasterAdamW
 
-def _update(
-    narrow: Tensor | None,
-    gradient: Tensor,
-    master: Tensor,
-    mean: Tensor,
-    variance: Tensor,
-    scalars: Tensor,
-) -> None:
-    """Update one flat tensor in place (Loshchilov and Hutter 2019).
+BETAS = (0.9, 0.95)
+WEIGHT_DECAY = 0.1
 
-    `narrow` is the 16-bit parameter of `master`, if there is one. `scalars` holds the clip coefficient, 1 - beta1, 1 - beta2, the decay
-    factor 1 - lr * weight_decay, the step size lr / (1 - beta1^t),
-    1 / sqrt(1 - beta2^t) and epsilon.
+
+def make_optimizer(module: nn.Module, lr: float) -> Optimizer:
+    """Return an AdamW over the trainable parameters of `module`.
+
+    Matrices decay; biases, LayerNorms and other vectors do not.  Betas and
+    decay are those of Brown et al. 2020 (arXiv:2005.14165), appendix B;
+    AdamW is Loshchilov and Hutter 2019 (arXiv:1711.05101).  Parameters of
+    16 bits get float32 masters; others take torch's fused version, whose
+    one kernel for many tensors `clipped_step` can use.
     """
-    clip, rate1, rate2, decay, size, correction, epsilon = scalars.unbind()
-    gradient = gradient.to(master.dtype) * clip
-    mean.copy_(mean + rate1 * (gradient - mean))
-    variance.copy_(variance + rate2 * (gradient * gradient - variance))
-    denominator = variance.sqrt() * correction + epsilon
-    master.copy_(master * decay - size * mean / denominator)
-    if narrow is not None:
-        narrow.copy_(master)
-
-
-class MasterAdamW(Optimizer):
-    """AdamW with a clip coefficient, and masters for 16-bit parameters.
-
-    A parameter of 16 bits gets a float32 copy, which is the one updated and
-    the one to save; any other parameter is its own master. Given the same
-    gradients it computes what torch.optim.AdamW does.
-    """
-
-    def __init__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "step": 0,
-        }
-        super().__init__(parameters, defaults)
-        for parameter in self._parameters():
-            state = self.state[parameter]
-            wide = parameter.detach()
-            if parameter.itemsize < 4:
-                wide = wide.float()
-                state["master"] = wide
-            state["mean"] = torch.zeros_like(wide)
-            state["variance"] = torch.zeros_like(wide)
-        self._compiled = torch.compile(_update, dynamic=True, fullgraph=True)
-
-    def _parameters(self) -> Iterable[nn.Parameter]:
-        for group in self.param_groups:
-            yield from group["params"]
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Load a state; masters and moments keep their own precision."""
-        # Optimizer's version casts every state to the parameter's dtype,
-        # which would round the masters to 16 bits.
-        wide = {
-            index: {name: value.clone() for name, value in state.items()}
-            for index, state in state_dict["state"].items()
-        }
-        super().load_state_dict(state_dict)
-        for index, parameter in enumerate(self._parameters()):
-            for name, value in wide.get(index, {}).items():
-                self.state[parameter][name] = value.to(parameter.device)
-
-    @torch.no_grad()
-    def step(self, closure=None, clip: Tensor | None = None) -> None:
-        """Update every parameter that has a gradient.
-
-        `clip` is a scalar tensor that multiplies all gradients, None is 1.
-        """
-        if closure is not None:
-            raise ValueError("MasterAdamW takes no closure: pass none")
-        for group in self.param_groups:
-            group["step"] += 1
-            self._step_group(group, clip)
-
-    def _step_group(self, group: dict, clip: Tensor | None) -> None:
-        lr, (beta1, beta2) = group["lr"], group["betas"]
-        step = group["step"]
-        values = [
-            1.0,
-            1 - beta1,
-            1 - beta2,
-            1 - lr * group["weight_decay"],
-            lr / (1 - beta1**step),
-            (1 - beta2**step) ** -0.5,
-            group["eps"],
-        ]
-        scalars: dict[torch.dtype, Tensor] = {}
-        for parameter in group["params"]:
-            if parameter.grad is None:
-                continue
-            state = self.state[parameter]
-            master = state.get("master", parameter)
-            if master.dtype not in scalars:
-                row = torch.tensor(values, dtype=master.dtype)
-                if parameter.is_cuda:
-                    # Pinned, so that the copy does not wait for the device.
-                    row = row.pin_memory()
-                row = row.to(parameter.device, non_blocking=True)
-                if clip is not None:
-                    row[0] = clip
-                scalars[master.dtype] = row
-            update = self._compiled if parameter.is_cuda else _update
-            update(
-                parameter.view(-1) if "master" in state else None,
-                parameter.grad.view(-1),
-                master.view(-1),
-                state["mean"].view(-1),
-                state["variance"].view(-1),
-                scalars[master.dtype],
-            )
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {
+            "params": [p for p in trainable if p.dim() >= 2],
+            "weight_decay": WEIGHT_DECAY,
+        },
+        {
+            "params": [p for p in trainable if p.dim() < 2],
+            "weight_decay": 0.0,
+        },
+    ]
+    if any(p.itemsize < 4 for p in trainable):
+        return MasterAdamW(groups, lr=lr, betas=BETAS)
+    return torch.optim.AdamW(groups, lr=lr, betas=BETAS, fused=True)
