@@ -112,7 +112,7 @@ def measure(
         small=not full,
         nodes=len({rank["node"] for rank in about}),
         hosts=len({rank["boot_id"] for rank in about}),
-        backend=dist.get_backend(),
+        backend="nccl" if place.device.type == "cuda" else "gloo",
         devices=[rank["name"] for rank in about],
         peer_access=about[0]["peer_access"],
         message_bytes=message,
