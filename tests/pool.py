@@ -31,6 +31,9 @@ import pytest
 GRACE = 3.0
 """Seconds that the other ranks have to answer after one has failed."""
 
+PRELOAD = ["torch.distributed", "torch._dynamo"]
+"""What every rank imports; an optimizer's first step imports the second."""
+
 
 class RankError(RuntimeError):
     """What every rank reported, when at least one did not return.
@@ -48,7 +51,9 @@ class RankError(RuntimeError):
         self.failures = failures
 
 
-def _serve(rank: int, world: int, folder: str, calls: Connection) -> None:
+def _serve(
+    rank: int, world: int, backend: str, folder: str, calls: Connection
+) -> None:
     """Join the group and run what arrives, until the parent says stop."""
     import torch
     import torch.distributed as dist
@@ -61,8 +66,11 @@ def _serve(rank: int, world: int, folder: str, calls: Connection) -> None:
     faulthandler.register(signal.SIGUSR1, stacks, all_threads=True)
     torch.set_num_threads(1)
     store = dist.FileStore(str(Path(folder, "store")), world)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+        backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(
-        "gloo",
+        backend,
         store=store,
         rank=rank,
         world_size=world,
@@ -87,10 +95,13 @@ def _serve(rank: int, world: int, folder: str, calls: Connection) -> None:
 class Pool:
     """`world` ranks on this machine, started at the first call.
 
-    Use it as a context manager, or call `stop` at the end.
+    With the backend `nccl` each rank has the GPU of its number, and tensors
+    on the CPU still travel by gloo. Use it as a context manager, or call
+    `stop` at the end.
     """
 
     world: int
+    backend: str = "gloo"
     _ranks: list[tuple[BaseProcess, Connection]] = field(default_factory=list)
     _folder: str = ""
 
@@ -141,18 +152,20 @@ class Pool:
         self.stop()
 
     def _start(self) -> None:
+        # A server that has imported torch once forks ranks in no time; a
+        # process that will use CUDA must not come from a fork.
         methods = multiprocessing.get_all_start_methods()
-        quick = "forkserver" in methods
+        quick = "forkserver" in methods and self.backend == "gloo"
         method = "forkserver" if quick else "spawn"
         context = multiprocessing.get_context(method)
         if quick:
-            context.set_forkserver_preload(["torch.distributed"])
+            context.set_forkserver_preload(PRELOAD)
         self._folder = tempfile.mkdtemp(prefix="workshop-pool-")
         for rank in range(self.world):
             ours, theirs = context.Pipe()
             process = context.Process(
                 target=_serve,
-                args=(rank, self.world, self._folder, theirs),
+                args=(rank, self.world, self.backend, self._folder, theirs),
                 name=f"rank {rank} of {self.world}",
                 daemon=True,
             )

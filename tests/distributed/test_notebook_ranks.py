@@ -39,8 +39,9 @@ def processes_of(kernel: psutil.Process) -> list[psutil.Process]:
     ]
 
 
-def test_a_notebook_runs_cells_on_two_ranks_that_die_with_its_kernel() -> None:
-    sources = [START.format(2), "ranks", REDUCE, REDUCE, FAIL, START.format(1)]
+def test_cells_run_on_two_ranks_that_die_with_the_kernel() -> None:
+    two, one = START.format(2), START.format(1)
+    sources = [two, "ranks", REDUCE, REDUCE, FAIL, one]
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(source) for source in sources]
     )

@@ -7,9 +7,10 @@ passes here, and a table of what caught them ends the report of the session.
 import math
 
 import pytest
-from parity import Case, Mismatch, verify
+from parity import VALUES, Mismatch, verify
 from planted.data_parallel import BUGS, NUM_MICROBATCHES, RANKS, Bug
 from pool import Pool, RankError
+from training_cases import Case
 
 from workshop.parallel.data_parallel import (
     NaiveDataParallel,
@@ -18,7 +19,7 @@ from workshop.parallel.data_parallel import (
 
 
 def case_of(strategy, awkward: bool, naive: bool) -> Case:
-    checks = ("start", "gradients", "weights", "traffic", "overlap")
+    checks = (*VALUES, "traffic", "overlap")
     return Case(
         strategy,
         {} if naive else {"bucket_mib": 0.001},

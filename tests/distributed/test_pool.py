@@ -1,4 +1,4 @@
-"""The pool itself: results, exceptions, hangs, deaths, and life after each."""
+"""The pool itself: results, exceptions, hangs, deaths, and what follows."""
 
 import os
 import signal
