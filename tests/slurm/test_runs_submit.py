@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from workshop.notebook import recorded
 from workshop.runs import check, describe
 
 HERE = Path(__file__).parents[2]
@@ -123,3 +124,19 @@ def test_rejected_job_is_one_sentence(workshop):
 
 def logged(staging):
     return "".join(p.read_text() for p in staging.glob("*/log.txt"))
+
+
+def test_a_recorded_cell_submits_the_small_size(
+    workshop, monkeypatch, capsys
+):
+    runs_folder.describe_toy(workshop, kind="fails")
+    monkeypatch.setenv("WORKSHOP_RUN", "slurm")
+    run = recorded(NAME)
+    assert run.folder == workshop / ".runs-local" / "slurm" / NAME
+    assert (run.record["size"], run.record["status"]) == (
+        "small",
+        "completed",
+    )
+    shown = capsys.readouterr().out
+    assert "step    3 | loss 6.0000" in shown
+    assert not (workshop / "book").exists()

@@ -39,7 +39,7 @@ def rate(step):
     """Tokens a second of a step."""
     return 100.0 * (step + 1)  # a made-up rate
 '''
-RANKS = '''
+RANKS = """
 import os
 from workshop.training.metrics import MetricsWriter
 
@@ -48,8 +48,8 @@ if os.environ["RANK"] == "0":
         writer.meta(world_size=int(os.environ["WORLD_SIZE"]),
                     node=os.environ["SLURMD_NODENAME"])
         writer.measure("ranks", int(os.environ["WORLD_SIZE"]), "ranks")
-'''
-TWO_NODES = '''
+"""
+TWO_NODES = """
 [[experiment]]
 name = "lab1/ranks"
 title = "Ranks on two nodes"
@@ -60,8 +60,8 @@ gpus_per_node = 2
 needs_gpus = 0
 repeats = 1
 priority = 1
-'''
-TOML = '''
+"""
+TOML = """
 [[experiment]]
 name = "{name}"
 title = "A toy"
@@ -76,7 +76,7 @@ timeout = "{timeout}"
 needs_gpus = {needs_gpus}
 sources = ["code/toy_data.txt"]
 small = {{ args = ["good"], nodes = 1, gpus_per_node = 0 }}
-'''
+"""
 
 
 COPIED = (

@@ -181,9 +181,7 @@ def test_edited_metric_with_every_hash_mended_still_differs_from_log(
     before = hashes(folder)[file.name]
     file.write_text(file.read_text().replace("400.0", "900.0"))
     log = folder / "log.txt"
-    log.write_text(
-        log.read_text().replace(before, hashes(folder)[file.name])
-    )
+    log.write_text(log.read_text().replace(before, hashes(folder)[file.name]))
     edit(workshop, lambda f: f["files"].update(hashes(folder)))
     found = finding(workshop)
     assert found.state == "altered"

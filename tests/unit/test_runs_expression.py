@@ -21,12 +21,27 @@ def loader(tmp_path):
         for repeat, rate in enumerate(rates):
             events = [
                 {"event": "meta", "world_size": len(rates), "kind": "gloo"},
-                {"event": "step", "step": 0, "loss": 9.0,
-                 "tokens_per_s": 1.0, "warmup": True},
-                {"event": "step", "step": 1, "loss": 4.0,
-                 "tokens_per_s": rate, "warmup": False},
-                {"event": "measure", "name": "busbw", "value": 2 * rate,
-                 "unit": "GB/s", "labels": {"bytes": 1024, "at": "x"}},
+                {
+                    "event": "step",
+                    "step": 0,
+                    "loss": 9.0,
+                    "tokens_per_s": 1.0,
+                    "warmup": True,
+                },
+                {
+                    "event": "step",
+                    "step": 1,
+                    "loss": 4.0,
+                    "tokens_per_s": rate,
+                    "warmup": False,
+                },
+                {
+                    "event": "measure",
+                    "name": "busbw",
+                    "value": 2 * rate,
+                    "unit": "GB/s",
+                    "labels": {"bytes": 1024, "at": "x"},
+                },
             ]
             file = folder / f"metrics.{repeat}.jsonl"
             file.write_text("".join(json.dumps(e) + "\n" for e in events))

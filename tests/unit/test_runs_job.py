@@ -127,16 +127,29 @@ def test_no_commit_is_one_sentence(workshop, monkeypatch):
 
 
 def experiment(**fields):
-    toy = {"name": "lab1/toy", "title": "", "chapter": "", "nodes": 1,
-           "gpus_per_node": 2, "module": "toy", "args": ("--x", "a b")}
+    toy = {
+        "name": "lab1/toy",
+        "title": "",
+        "chapter": "",
+        "nodes": 1,
+        "gpus_per_node": 2,
+        "module": "toy",
+        "args": ("--x", "a b"),
+    }
     return describe.Experiment(**(toy | fields))
 
 
 def test_command_of_one_node():
     toy = experiment()
     assert launch.command(toy, toy.size()) == [
-        "torchrun", "--standalone", "--nproc-per-node", "2",
-        "-m", "toy", "--x", "a b",
+        "torchrun",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "toy",
+        "--x",
+        "a b",
     ]
 
 
@@ -205,3 +218,52 @@ def test_transports_of_nccl(tmp_path):
         "Channel 00/0 : 0[0] -> 1[1] via P2P/CUMEM",
         "Channel 01 : 0[a100] -> 1[1] [send] via NET/Socket/0",
     ]
+
+
+def test_tests_on_gpus_are_a_run_with_counts(workshop):
+    (workshop / "tests").mkdir()
+    (workshop / "tests" / "test_toy.py").write_text(TESTS)
+    (workshop / "slurm" / "experiments.toml").write_text(PYTEST)
+    folder, found = job.run(
+        describe.read()["tests/toy"], False, paths.records()
+    )
+    assert found["status"] == "failed"
+    assert found["command"].startswith("python -m pytest")
+    events = (folder / "metrics.0.jsonl").read_text()
+    counts = [json.loads(line) for line in events.splitlines()][1:]
+    assert {each["name"]: each["value"] for each in counts} == {
+        "tests_passed": 2,
+        "tests_failed": 1,
+        "tests_error": 0,
+        "tests_skipped": 1,
+    }
+
+
+def test_tests_that_were_all_skipped_have_failed(workshop):
+    (workshop / "tests").mkdir()
+    skipped = "import pytest\ndef test_a():\n    pytest.skip('no GPU')\n"
+    (workshop / "tests" / "test_toy.py").write_text(skipped)
+    (workshop / "slurm" / "experiments.toml").write_text(PYTEST)
+    _, found = job.run(describe.read()["tests/toy"], False, paths.records())
+    assert (found["status"], found["exit_code"]) == ("failed", 5)
+
+
+TESTS = """
+import pytest
+
+def test_a(): pass
+def test_b(): pass
+def test_c(): assert False
+def test_d(): pytest.skip("not today")
+"""
+PYTEST = """
+[[experiment]]
+name = "tests/toy"
+title = "Tests"
+chapter = "runs"
+launch = "pytest"
+args = ["tests", "-p", "no:cacheprovider"]
+nodes = 1
+gpus_per_node = 0
+repeats = 1
+"""

@@ -21,8 +21,9 @@ EXPERIMENTS = [
     experiment("planned", status="planned", why="w", prediction="p"),
 ]
 STATES = ("fresh", "stale", "missing", "failed", "planned")
-FINDINGS = {f"lab1/{state}": Finding(f"lab1/{state}", state)
-            for state in STATES}
+FINDINGS = {
+    f"lab1/{state}": Finding(f"lab1/{state}", state) for state in STATES
+}
 
 
 @pytest.mark.parametrize(

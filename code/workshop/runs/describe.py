@@ -199,7 +199,7 @@ def _consistent(experiment: Experiment, where: str) -> None:
     if experiment.launch == "torchrun" and not experiment.gpus_per_node:
         raise UserError(
             f"gpus_per_node of {where} is 0, and torchrun starts one "
-            "rank for each: use at least 1, or launch = \"python\"."
+            'rank for each: use at least 1, or launch = "python".'
         )
 
 

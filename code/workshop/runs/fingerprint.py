@@ -1,7 +1,8 @@
 """The fingerprint of the sources that a measurement depends on.
 
-A source counts by its syntax tree without docstrings and comments, so that
-prose edits stale nothing; other files count by their bytes.
+A source counts by its syntax tree without docstrings and comments, and a
+script without its comments, so that prose edits stale nothing; other files
+count by their bytes.
 """
 
 import ast
@@ -32,8 +33,7 @@ def hashes(experiment: Experiment, root: Path) -> dict[str, str]:
     found = {}
     for path in measured_path(experiment, root):
         name = path.relative_to(root).as_posix()
-        python = path.suffix == ".py"
-        found[name] = tree_hash(path) if python else sha256(path)
+        found[name] = HASHES.get(path.suffix, sha256)(path)
     found[f"{DEFINITION} ({experiment.name})"] = digest(
         experiment.definition()
     )
@@ -94,6 +94,23 @@ def tree_hash(path: Path) -> str:
     """Return the hash of a source's syntax tree without its prose."""
     text = canonical(ast.parse(path.read_bytes()))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def script_hash(path: Path) -> str:
+    """Return the hash of a shell script without its lines of comment.
+
+    The first line and `#SBATCH` options are no comments.
+    """
+    lines = path.read_text().splitlines()
+    kept = [
+        line
+        for line in lines
+        if line.strip() and not line.lstrip().startswith(("# ", "#\t"))
+    ]
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()
+
+
+HASHES = {".py": tree_hash, ".sbatch": script_hash, ".sh": script_hash}
 
 
 def canonical(node: object) -> str:
@@ -180,4 +197,3 @@ def _inside_ignored(name: str) -> bool:
         name == package or name.startswith(f"{package}.")
         for package in IGNORED_PACKAGES
     )
-

@@ -17,9 +17,14 @@ STAGING = ".staging"
 
 def metrics_files(folder: Path) -> list[Path]:
     """Return the metrics files of a run, by repeat."""
-    return sorted(
-        folder.glob("metrics.*.jsonl"), key=lambda p: int(p.suffixes[0][1:])
-    ) if folder.is_dir() else []
+    return (
+        sorted(
+            folder.glob("metrics.*.jsonl"),
+            key=lambda p: int(p.suffixes[0][1:]),
+        )
+        if folder.is_dir()
+        else []
+    )
 
 
 def body_digest(record: dict) -> str:
