@@ -16,7 +16,7 @@ import torch
 
 from workshop.lab1.links.timing import time_together
 
-CHUNKS = 16
+CHUNK_BYTES = 4 * 2**20
 SMALL = 8
 
 
@@ -97,7 +97,7 @@ def staged_copy(
     a = torch.ones(size, dtype=torch.uint8, device=source)
     b = torch.empty(size, dtype=torch.uint8, device=target)
     host = torch.empty(size, dtype=torch.uint8, pin_memory=cuda)
-    parts = [t.chunk(min(CHUNKS, size)) for t in (a, host, b)]
+    parts = [t.split(CHUNK_BYTES) for t in (a, host, b)]
     # One device cannot send and receive at once on a single stream.
     down = torch.cuda.Stream(source) if cuda else None
 
