@@ -45,7 +45,8 @@ def read_events(path: Path) -> list[dict]:
 def summarise(files: list[Path]) -> dict[str, dict]:
     """Return median, min, max and values over repeats, for each metric.
 
-    Each file is one repeat. The result maps a field of the step events, or
+    Each file is one repeat, or several where measures have the label
+    `round`. The result maps a field of the step events, or
     a measure's `name{label=value,...}`, to a dictionary with `median`,
     `min`, `max`, `values` (one a repeat), `repeats` and `unit`.
     """
@@ -56,8 +57,8 @@ def summarise(files: list[Path]) -> dict[str, dict]:
         for key, value in _steps(events).items():
             values.setdefault(key, []).append(value)
             units.setdefault(key, UNITS.get(key, ""))
-        for key, (value, unit) in _measures(events).items():
-            values.setdefault(key, []).append(value)
+        for key, (rounds, unit) in _measures(events).items():
+            values.setdefault(key, []).extend(rounds)
             units.setdefault(key, unit)
     return {
         key: {
@@ -98,12 +99,23 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float)
 
 
-def _measures(events: list[dict]) -> dict[str, tuple[float, str]]:
-    columns: dict[str, list[float]] = {}
+def _measures(events: list[dict]) -> dict[str, tuple[list[float], str]]:
+    """Return each measure's values, one for each of its rounds.
+
+    The label `round` is no part of the key: a process that measures in
+    several rounds has repeated its measurement itself.
+    """
+    columns: dict[str, dict[object, list[float]]] = {}
     units: dict[str, str] = {}
     for event in events:
         if event["event"] == "measure":
-            key = measure_key(event["name"], event.get("labels", {}))
-            columns.setdefault(key, []).append(event["value"])
+            labels = dict(event.get("labels", {}))
+            turn = labels.pop("round", None)
+            key = measure_key(event["name"], labels)
+            column = columns.setdefault(key, {})
+            column.setdefault(turn, []).append(event["value"])
             units.setdefault(key, event.get("unit", ""))
-    return {key: (median(c), units[key]) for key, c in columns.items()}
+    return {
+        key: ([median(values) for values in column.values()], units[key])
+        for key, column in columns.items()
+    }

@@ -1,0 +1,20 @@
+"""Rounds inside one process count as repeats of a measurement."""
+
+from workshop.runs.summary import summarise
+from workshop.training.metrics import MetricsWriter
+
+
+def test_rounds_are_values_of_their_own(tmp_path):
+    """The label `round` leaves the key and keeps the spread."""
+    path = tmp_path / "metrics.0.jsonl"
+    with MetricsWriter(path) as writer:
+        for turn, value in enumerate([3.0, 1.0, 8.0]):
+            writer.measure("speed", value, "tokens/s", who="us", round=turn)
+        writer.measure("speed", 5.0, "tokens/s", who="them")
+        writer.measure("speed", 7.0, "tokens/s", who="them")
+    summary = summarise([path])
+    assert set(summary) == {"speed{who=us}", "speed{who=them}"}
+    ours = summary["speed{who=us}"]
+    assert ours["values"] == [3.0, 1.0, 8.0]
+    assert (ours["median"], ours["min"], ours["max"]) == (3.0, 1.0, 8.0)
+    assert summary["speed{who=them}"]["values"] == [6.0]
