@@ -26,7 +26,9 @@ class Executed:
         if not self.count and session.testscollected and not collecting:
             if session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
-                print("\nerror: every test was skipped, so nothing was tested")
+                print(
+                    "\nerror: every test was skipped, so nothing was tested"
+                )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -16,7 +16,7 @@ FILES = (
     "pyproject.toml",
     "README.md",
 )
-IGNORED = {"__pycache__", ".ipynb_checkpoints", ".pytest_cache"}
+IGNORED = {"__pycache__", ".ipynb_checkpoints", ".pytest_cache", "logs"}
 
 
 def files(root: Path) -> Iterator[Path]:
@@ -51,6 +51,5 @@ def fresh(root: Path = ROOT) -> bool:
     """Say whether the built pages are of exactly these inputs."""
     path = stamp(root)
     built = root / "_build" / "html" / "index.html"
-    return (
-        path.is_file() and built.is_file() and path.read_text() == digest(root)
-    )
+    there = path.is_file() and built.is_file()
+    return there and path.read_text() == digest(root)

@@ -39,8 +39,11 @@ def cluster(command: str, env: dict[str, str]) -> subprocess.CompletedProcess:
     program = Path(sys.executable).parent / "workshop"
     return subprocess.run(
         [program, "cluster", command],
-        env=env, text=True, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=env,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 
@@ -55,16 +58,21 @@ def slurm(env: dict[str, str]) -> Iterator[None]:
     started = cluster("start", env)
     if started.returncode:
         last = started.stdout.strip().splitlines()[-1:] or ["no reason given"]
-        print(f"no Slurm here ({last[0]}): its cells replay their record",
-              flush=True)
+        print(
+            f"no Slurm here ({last[0]}): its cells replay their record",
+            flush=True,
+        )
         yield
         return
     try:
         yield
     finally:
         if cluster("stop", env).returncode:
-            print("the local Slurm cluster did not stop: run "
-                  "'.venv/bin/workshop cluster stop'", file=sys.stderr)
+            print(
+                "the local Slurm cluster did not stop: run "
+                "'.venv/bin/workshop cluster stop'",
+                file=sys.stderr,
+            )
 
 
 def forget_pages() -> None:
@@ -86,10 +94,23 @@ def pages() -> list[Path]:
 def build(env: dict[str, str]) -> None:
     """Run Jupyter Book and make sure that the pages are there."""
     done = subprocess.run(
-        [Path(sys.executable).parent / "jupyter-book", "build", "book",
-         "--config", "_config.yml", "--toc", str(ROOT / "_toc.yml"),
-         "--path-output", ".", "-W", "-n", "--keep-going"],
-        cwd=ROOT, env=env, stdin=subprocess.DEVNULL,
+        [
+            Path(sys.executable).parent / "jupyter-book",
+            "build",
+            "book",
+            "--config",
+            "_config.yml",
+            "--toc",
+            str(ROOT / "_toc.yml"),
+            "--path-output",
+            ".",
+            "-W",
+            "-n",
+            "--keep-going",
+        ],
+        cwd=ROOT,
+        env=env,
+        stdin=subprocess.DEVNULL,
     )
     missing = [page for page in pages() if not page.is_file()]
     if done.returncode or missing:
@@ -119,8 +140,10 @@ def main() -> None:
         stamp.write_text(wanted)
         print(f"built in {time.monotonic() - began:.0f} s")
     print(f"open {(HTML / 'index.html').as_uri()}")
-    print("or serve it: "
-          ".venv/bin/python -m http.server --bind 127.0.0.1 -d _build/html")
+    print(
+        "or serve it: "
+        ".venv/bin/python -m http.server --bind 127.0.0.1 -d _build/html"
+    )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ def check_interpreter(version: tuple[int, int]) -> None:
             f"{version[0]}.{version[1]}; name another one with "
             "'make PYTHON=/path/to/python3.12'"
         )
-    if any(importlib.util.find_spec(m) is None for m in ("venv", "ensurepip")):
+    parts = ("venv", "ensurepip")
+    if any(importlib.util.find_spec(part) is None for part in parts):
         name = f"python{version[0]}.{version[1]}-venv"
         fail(
             f"{sys.executable} has no working venv module; install the "
@@ -54,9 +55,14 @@ def python_of(folder: Path) -> str | None:
     """Return the version of a venv's interpreter, None if it cannot run."""
     try:
         done = subprocess.run(
-            [folder / "bin" / "python", "-c",
-             "import platform; print(platform.python_version())"],
-            capture_output=True, text=True, check=True,
+            [
+                folder / "bin" / "python",
+                "-c",
+                "import platform; print(platform.python_version())",
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -91,13 +97,33 @@ def main() -> None:
     stamp.unlink(missing_ok=True)
     python = folder / "bin" / "python"
     pip = [python, "-m", "pip", "install", "--disable-pip-version-check"]
-    step(1, "Create the environment .venv", sys.executable, "-m", "venv",
-         folder)
-    step(2, "Install torch", *pip, "-c", "requirements.txt", "-r",
-         "requirements-torch.txt")
+    step(
+        1,
+        "Create the environment .venv",
+        sys.executable,
+        "-m",
+        "venv",
+        folder,
+    )
+    step(
+        2,
+        "Install torch",
+        *pip,
+        "-c",
+        "requirements.txt",
+        "-r",
+        "requirements-torch.txt",
+    )
     step(3, "Install the pinned packages", *pip, "-r", "requirements.txt")
-    step(4, "Install this project", *pip, "--no-deps",
-         "--no-build-isolation", "-e", ".")
+    step(
+        4,
+        "Install this project",
+        *pip,
+        "--no-deps",
+        "--no-build-isolation",
+        "-e",
+        ".",
+    )
     step(5, "Check the environment", python, "-m", "pip", "check")
     stamp.write_text(wanted)
 

@@ -8,7 +8,6 @@ import hashlib
 import importlib.util
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def digest(root: Path) -> str:
     """Return the hash of the lock file."""
-    return hashlib.sha256((root / "package-lock.json").read_bytes()).hexdigest()
+    lock = (root / "package-lock.json").read_bytes()
+    return hashlib.sha256(lock).hexdigest()
 
 
 def node_folder() -> Path:
@@ -42,8 +42,15 @@ def main() -> None:
     node = node_folder()
     npm = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     done = subprocess.run(
-        [node / "bin" / "node", npm, "ci", "--ignore-scripts", "--no-audit",
-         "--no-fund", "--loglevel=error"],
+        [
+            node / "bin" / "node",
+            npm,
+            "ci",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--loglevel=error",
+        ],
         cwd=ROOT,
         env={**os.environ, "PATH": f"{node / 'bin'}:{os.environ['PATH']}"},
     )
@@ -57,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

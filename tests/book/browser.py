@@ -83,15 +83,29 @@ def watched(
     )
     page = context.new_page()
     tab = Watched(page, address)
-    page.on("console", lambda message: message.type == "error"
-            and tab.wrong.append(f"console: {message.text}"))
+    page.on(
+        "console",
+        lambda message: (
+            message.type == "error"
+            and tab.wrong.append(f"console: {message.text}")
+        ),
+    )
     page.on("pageerror", lambda error: tab.wrong.append(f"error: {error}"))
-    page.on("requestfailed", lambda request: tab.wrong.append(
-        f"failed request: {request.url}"))
-    page.on("response", lambda response: response.status >= 400
-            and tab.wrong.append(f"{response.status}: {response.url}"))
-    page.on("request", lambda request: tab.wrong.extend(
-        external(request.url, address)))
+    page.on(
+        "requestfailed",
+        lambda request: tab.wrong.append(f"failed request: {request.url}"),
+    )
+    page.on(
+        "response",
+        lambda response: (
+            response.status >= 400
+            and tab.wrong.append(f"{response.status}: {response.url}")
+        ),
+    )
+    page.on(
+        "request",
+        lambda request: tab.wrong.extend(external(request.url, address)),
+    )
     yield tab
     context.close()
 

@@ -1,6 +1,6 @@
 """Pages of the small book that use everything the extension offers."""
 
-INDEX = '''# A small book
+INDEX = """# A small book
 
 It trains {number}`run("lab1/one").tokens_per_s | tokens/s | .0f`,
 and two are {claim}`almost twice as fast |
@@ -11,9 +11,9 @@ The ring is due to {cite:t}`patarasuk2009`.
 
 ```{bibliography}
 ```
-'''
+"""
 
-FIGURES = '''# Figures
+FIGURES = """# Figures
 
 ```{run-table} Two toys are almost twice as fast as one.
 :name: tab-toys
@@ -45,9 +45,9 @@ A formula, $\\\\frac{2(n-1)}{n} M$, and a block:
 $$
 t = \\\\alpha + \\\\frac{M}{\\\\beta}
 $$
-'''.replace("row.mean / 1", 'row.tokens_per_s / run("lab1/one").tokens_per_s')
+""".replace("row.mean / 1", 'row.tokens_per_s / run("lab1/one").tokens_per_s')
 
-CHAPTER = '''---
+CHAPTER = """---
 file_format: mystnb
 kernelspec:
   name: python3
@@ -81,13 +81,13 @@ Say why.
 :class: dropdown
 Because.
 ````
-'''
+"""
 
-RUNS = '''# Runs
+RUNS = """# Runs
 
 ```{run-provenance} lab1/two
 ```
-'''
+"""
 
 GOOD = {
     "index": INDEX,

@@ -39,7 +39,7 @@ with MetricsWriter(os.environ["WORKSHOP_METRICS"]) as writer:
                                   ("all_reduce_busbw", rate / 100, "GB/s")):
             writer.measure(name, value, unit, bytes=size)
 '''
-EXPERIMENT = '''
+EXPERIMENT = """
 [[experiment]]
 name = "lab1/{name}"
 title = "A toy called {name}"
@@ -52,7 +52,7 @@ gpus_per_node = 0
 repeats = 2
 timeout = "60s"
 needs_gpus = 0
-'''
+"""
 TOYS = {"one": "100", "two": "190", "old": "50", "edited": "70",
         "broken": "fails"}  # fmt: skip
 

@@ -90,7 +90,15 @@ def test_the_checks_see_a_bad_page(chromium, tmp_path) -> None:
             said = "\n".join(tab.wrong + tab.page.evaluate(SERIOUS))
             wide = tab.page.evaluate(TOO_WIDE)
             scrolls = tab.page.evaluate(CODE_SCROLLS)
-    for word in ("planted", "404", "external", "failed request", "console",
-                 "color-contrast", "image-alt", "html-has-lang"):
+    for word in (
+        "planted",
+        "404",
+        "external",
+        "failed request",
+        "console",
+        "color-contrast",
+        "image-alt",
+        "html-has-lang",
+    ):
         assert word in said, word
     assert wide and scrolls

@@ -25,8 +25,8 @@ def fingerprint(root: Path, mode: str) -> str:
     for folder in ("code", "slurm", "book/runs", "book/_ext"):
         for path in sorted((root / folder).rglob("*")):
             hidden = any(
-                part == "__pycache__" or part.endswith(".egg-info")
-                for part in path.parts
+                part in ("__pycache__", "logs") or part.endswith(".egg-info")
+                for part in path.relative_to(root).parts
             )
             if path.is_file() and not hidden:
                 sha.update(str(path.relative_to(root)).encode() + b"\0")

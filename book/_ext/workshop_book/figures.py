@@ -26,6 +26,7 @@ from workshop.errors import UserError
 from workshop.notebook import style
 from workshop_book import provenance
 
+
 def function(path: str):
     """Import the function that `package.module.name` stands for."""
     module, _, name = path.rpartition(".")
@@ -89,7 +90,8 @@ class RunFigure(provenance.RecordDirective):
         text, messages = self.state.inline_text(caption, self.lineno)
         figure = nodes.figure(classes=["run-figure"])
         figure += nodes.raw(
-            "", f'<div class="drawing" tabindex="0">{picture}</div>',
+            "",
+            f'<div class="drawing" tabindex="0">{picture}</div>',
             format="html",
         )
         figure += nodes.caption(

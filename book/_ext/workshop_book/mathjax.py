@@ -8,8 +8,14 @@ from sphinx.errors import ConfigError
 
 from workshop import paths
 
-PARTS = ("tex-mml-chtml.js", "output/chtml/fonts", "input/tex/extensions",
-         "a11y", "sre", "ui")
+PARTS = (
+    "tex-mml-chtml.js",
+    "output/chtml/fonts",
+    "input/tex/extensions",
+    "a11y",
+    "sre",
+    "ui",
+)
 TARGET = Path("_static", "vendor", "mathjax")
 
 

@@ -122,8 +122,12 @@ def register(app: Sphinx) -> None:
     """Add the roles and their node."""
     plain = (pass_through, pass_through)
     app.add_node(
-        recorded, html=(visit_html, depart_html), latex=plain, text=plain,
-        man=plain, texinfo=plain,
+        recorded,
+        html=(visit_html, depart_html),
+        latex=plain,
+        text=plain,
+        man=plain,
+        texinfo=plain,
     )
     app.add_role("number", NumberRole())
     app.add_role("claim", ClaimRole())

@@ -96,8 +96,10 @@ class RunTable(provenance.RecordDirective):
                 self.env.app.workshop_runs.load(name)
             body = [self._row(row, columns) for row in rows]
         heads = [self.options.get("stub", "")]
-        heads += [f"{title} ({unit})" if unit else title
-                  for title, unit, *_ in columns]
+        heads += [
+            f"{title} ({unit})" if unit else title
+            for title, unit, *_ in columns
+        ]
         table = self._table(heads, body, list(read))
         self.set_source_info(table)
         return [table, *provenance.stale_note(read)]
@@ -119,14 +121,16 @@ class RunTable(provenance.RecordDirective):
             self.arguments[0], self.lineno
         )
         table += nodes.title(
-            "", "", *caption, *messages, nodes.Text(" "),
+            "",
+            "",
+            *caption,
+            *messages,
+            nodes.Text(" "),
             provenance.line(read),
         )
         group = nodes.tgroup(cols=len(heads))
         group += [nodes.colspec(colwidth=1) for _ in heads]
-        group += nodes.thead(
-            "", row_of([nodes.Text(head) for head in heads])
-        )
+        group += nodes.thead("", row_of([nodes.Text(head) for head in heads]))
         group += nodes.tbody("", *(row_of(cells) for cells in body))
         table += group
         self.add_name(table)

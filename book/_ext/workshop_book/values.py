@@ -43,9 +43,7 @@ def shown(value: object, unit: str, style: str) -> str:
     return f"{number}{space}{unit}"
 
 
-def number(
-    runs: Runs, text: str, unit: str = "", style: str = ""
-) -> Value:
+def number(runs: Runs, text: str, unit: str = "", style: str = "") -> Value:
     """Evaluate an expression and format it (default: four digits)."""
     with runs.noting() as read:
         value = expression.evaluate(text, runs.load)
