@@ -71,12 +71,14 @@ def check_weights(case: Case, dense: Training, ranks: list[Training]) -> None:
 def check_report(case: Case, dense: Training, ranks: list[Training]) -> None:
     """Loss and global norm that a step reports, in float32, are the dense."""
     for rank, training in enumerate(ranks):
-        for got, reference in zip(
-            training.reports, dense.reports, strict=True
-        ):
-            for name, a, b in zip(("loss", "norm"), got, reference):
-                if not abs(a / b - 1) <= 1e-6:
-                    raise Mismatch("report", a / b, f"rank {rank}, {name}")
+        steps = zip(training.reports, dense.reports, strict=True)
+        for step, pair in enumerate(steps):
+            for name, (got, due) in zip(
+                ("loss", "norm"), zip(*pair, strict=True), strict=True
+            ):
+                if not abs(got / due - 1) <= 1e-6:
+                    message = f"rank {rank}, {name} of step {step}"
+                    raise Mismatch("report", got / due, message)
 
 
 def check_traffic(case: Case, dense: Training, ranks: list[Training]) -> None:

@@ -96,9 +96,7 @@ def test_the_formulas_equal_a_ring_that_passes_chunks(world: int) -> None:
     assert once == {ring_bytes("all_gather", message, world)}
     assert once == {ring_bytes("reduce_scatter", message, world)}
     assert {2 * s for s in once} == {ring_bytes("all_reduce", message, world)}
-    chain = [
-        ring_bytes("broadcast", message, world, p) for p in range(world)
-    ]
+    chain = [ring_bytes("broadcast", message, world, p) for p in range(world)]
     assert chain == [message] * (world - 1) + [0]
 
 

@@ -12,6 +12,8 @@ from unittest import mock
 
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from training_cases import STEPS
 
 from workshop import collectives
 from workshop.parallel.data_parallel import (
@@ -74,6 +76,43 @@ class ForgetsTheMicroBatches(OverlappedDataParallel):
 
     def forward(self, *args: Tensor) -> Tensor:
         return super().forward(*args) * 3
+
+
+class LogsTheSum(OverlappedDataParallel):
+    """Gradients have their 1/k, the loss that is logged does not."""
+
+    def forward(self, *args: Tensor) -> Tensor:
+        loss = super().forward(*args)
+        return loss + 2 * loss.detach()
+
+
+class StepsTooEarly(NaiveDataParallel):
+    """Nobody waits: the averages arrive after the optimizer's step."""
+
+    def finish(self) -> None:
+        parameters = [parameter for _, parameter in self.trainable()]
+        local = [parameter.grad.clone() for parameter in parameters]
+        super().finish()
+        means = [parameter.grad for parameter in parameters]
+
+        def arrive(*_: object) -> None:
+            handle.remove()
+            for parameter, mean in zip(parameters, means, strict=True):
+                parameter.grad = mean
+
+        for parameter, gradient in zip(parameters, local, strict=True):
+            parameter.grad = gradient
+        handle = register_optimizer_step_post_hook(arrive)
+
+
+class SumsTheUnused(NaiveDataParallel):
+    """Where there is no gradient, the parameter itself is reduced."""
+
+    def finish(self) -> None:
+        super().finish()
+        for _, parameter in self.trainable():
+            if parameter.grad is None:
+                collectives.all_reduce(parameter.data, self.group)
 
 
 class SyncsEveryMicroBatch(OverlappedDataParallel):
@@ -181,6 +220,8 @@ BUGS = [
         "gradients",
         NUM_MICROBATCHES,
     ),
+    Bug("loss logged without 1/k", LogsTheSum, "report", NUM_MICROBATCHES),
+    Bug("step before the averages arrive", StepsTooEarly, "gradients"),
     Bug(
         "no_sync averages each micro-batch",
         SyncsEveryMicroBatch,
@@ -195,6 +236,13 @@ BUGS = [
         ReducesTheTiedTwice,
         "gradients",
         RANKS,
+        awkward=True,
+    ),
+    Bug(
+        "unused parameter summed",
+        SumsTheUnused,
+        "weights",
+        RANKS**STEPS,
         awkward=True,
     ),
     Bug("no broadcast at the start", NeverBroadcasts, "start"),
