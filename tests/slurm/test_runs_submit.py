@@ -126,6 +126,18 @@ def logged(staging):
     return "".join(p.read_text() for p in staging.glob("*/log.txt"))
 
 
+def test_too_many_gpus_and_too_little_budget_submit_nothing(workshop):
+    more = runs_folder.TWO_NODES.replace("nodes = 2", "nodes = 9")
+    runs_folder.describe_toy(workshop, more=more)
+    wide = submit("lab1/ranks")
+    assert wide.returncode == 1
+    assert "asks for 9 x 2 (nodes x GPUs) and local has 2 x 2" in wide.stderr
+    short = submit(NAME, "--budget", "5s")
+    assert short.returncode == 0
+    assert "call this again" in short.stderr
+    assert not list((workshop / "slurm" / "logs").iterdir())
+
+
 def test_a_recorded_cell_submits_the_small_size(
     workshop, monkeypatch, capsys
 ):

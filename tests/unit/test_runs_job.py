@@ -45,7 +45,7 @@ def test_failed_run_is_recorded_as_failed(workshop):
 
 def test_failed_run_leaves_an_earlier_good_record(workshop):
     good, first = run(workshop, repeats=1)
-    beside, found = run(workshop, kind="fails", repeats=1)
+    beside, _ = run(workshop, kind="fails", repeats=1)
     assert beside == good.with_name("toy.failed")
     assert json.loads((good / "record.json").read_text()) == first
     runs_folder.describe_toy(workshop, repeats=1)
@@ -86,8 +86,29 @@ def test_run_without_metrics_has_failed(workshop):
     assert "wrote no metrics" in found["reason"]
 
 
+def test_metrics_that_are_no_events_have_failed(workshop):
+    (workshop / "code" / "toy.py").write_text(
+        "import os\n"
+        "with open(os.environ['WORKSHOP_METRICS'], 'w') as file:\n"
+        '    file.write(\'{"event": "measure", "name": "x"}\')\n'
+    )
+    _, found = run(workshop)
+    assert found["status"] == "failed"
+    assert "line 1 of metrics.0.jsonl is not a" in found["reason"]
+
+
+def test_whatever_goes_wrong_is_recorded(workshop, monkeypatch):
+    def broken(size):
+        raise RuntimeError("nodes are broken")
+
+    monkeypatch.setattr(job, "_nodes", broken)
+    folder, found = run(workshop)
+    assert found["reason"] == "RuntimeError: nodes are broken"
+    assert "Traceback" in (folder / "log.txt").read_text()
+
+
 def test_too_few_gpus_are_one_sentence_and_nothing_runs(workshop):
-    folder, found = run(workshop, needs_gpus=2)
+    _, found = run(workshop, needs_gpus=2)
     assert found["status"] == "failed"
     assert "needs 2 GPUs" in found["reason"]
     assert found["repeats"] == []
@@ -150,6 +171,17 @@ def test_command_of_one_node():
         "toy",
         "--x",
         "a b",
+    ]
+
+
+def test_two_nodes_become_one_on_a_single_machine():
+    toy = experiment(nodes=2, gpus_per_node=1)
+    command = launch.command(toy, toy.size().on_one_node())
+    assert command[:4] == [
+        "torchrun",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
     ]
 
 

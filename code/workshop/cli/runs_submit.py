@@ -14,9 +14,9 @@ from rich.progress import (
 )
 
 from workshop import paths
+from workshop.cluster import environment
 from workshop.cluster import profile as profiles
 from workshop.cluster.jobs import JobState
-from workshop.cluster import environment
 from workshop.errors import UserError, fail, one_sentence
 from workshop.runs import check, describe
 from workshop.runs import submit as submitting
@@ -144,12 +144,14 @@ def _watched(
 ) -> submitting.Outcome:
     left = budget.left()
     wait_s = None if left == float("inf") else left
+    console = Console(stderr=True)
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         TimeElapsedColumn(),
         TextColumn("{task.fields[last]}", style="dim"),
-        console=Console(stderr=True),
+        console=console,
+        disable=not console.is_terminal,
         transient=True,
     ) as progress:
         task = progress.add_task(f"{title}: submitting", last="")
@@ -159,7 +161,7 @@ def _watched(
             job_id[:] = [job.job_id]
             words = f"{title}: job {job.job_id} {job.state.lower()}"
             progress.update(task, description=words, last=job.reason)
-            if not progress.console.is_terminal:
+            if not console.is_terminal:
                 _say(words)
 
         try:

@@ -72,12 +72,6 @@ def run_lines(log: str) -> list[str]:
 
 
 def _local(experiment: Experiment) -> Run:
-    size = experiment.size(small=True)
-    if size.nodes > 1:
-        raise UserError(
-            f"the small size of {experiment.name} asks for {size.nodes} "
-            "nodes: give it one in slurm/experiments.toml."
-        )
     out = paths.root() / ".runs-local" / "here"
     folder, record = job.run(experiment, True, out)
     return _checked(Run(experiment.name, record, folder))

@@ -25,6 +25,10 @@ class Size:
     nodes: int
     gpus_per_node: int
 
+    def on_one_node(self) -> "Size":
+        """Return as many ranks on a single node: a machine has no more."""
+        return Size(self.args, 1, self.nodes * self.gpus_per_node)
+
 
 @dataclass(frozen=True)
 class Experiment:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +48,8 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
     """
     root = paths.root()
     size = experiment.size(small)
+    if "SLURM_JOB_ID" not in os.environ:
+        size = size.on_one_node()
     sources = fingerprint.hashes(experiment, root)
     git = commit(root, required="SLURM_JOB_ID" in os.environ)
     allocation = _allocation()
@@ -83,6 +86,10 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
         status, reason, code = "cancelled", "it was told to stop", 130
     except UserError as error:
         status, reason, code = "failed", str(error), 1
+    except Exception as error:  # whatever it is, it belongs in the record
+        log(traceback.format_exc().rstrip())
+        status, code = "failed", 1
+        reason = f"{type(error).__name__}: {log.clean(str(error))}"
     with _undisturbed():
         nodes = nodes or [node.describe()]
         if reason:

@@ -17,14 +17,8 @@ STAGING = ".staging"
 
 def metrics_files(folder: Path) -> list[Path]:
     """Return the metrics files of a run, by repeat."""
-    return (
-        sorted(
-            folder.glob("metrics.*.jsonl"),
-            key=lambda p: int(p.suffixes[0][1:]),
-        )
-        if folder.is_dir()
-        else []
-    )
+    found = folder.glob("metrics.*.jsonl")
+    return sorted(found, key=lambda path: int(path.suffixes[0][1:]))
 
 
 def body_digest(record: dict) -> str:

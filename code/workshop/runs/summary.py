@@ -22,7 +22,12 @@ UNITS = {
     "tokens_per_s": "tokens/s",
     "tokens_per_s_per_gpu": "tokens/s",
 }
-EVENTS = ("meta", "step", "measure")
+# What each event has at least.
+EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "meta": {},
+    "step": {"step": int},
+    "measure": {"name": str, "value": (int, float, str)},
+}
 
 
 def read_events(path: Path) -> list[dict]:
@@ -33,13 +38,22 @@ def read_events(path: Path) -> list[dict]:
             event = json.loads(line)
         except json.JSONDecodeError:
             event = None
-        if not isinstance(event, dict) or event.get("event") not in EVENTS:
+        if not _is_event(event):
             raise UserError(
                 f"line {number} of {path.name} is not a meta, step or "
                 "measure event in JSON: repeat the run."
             )
         events.append(event)
     return events
+
+
+def _is_event(event: object) -> bool:
+    if not isinstance(event, dict) or event.get("event") not in EVENTS:
+        return False
+    needed = EVENTS[event["event"]]
+    return isinstance(event.get("labels", {}), dict) and all(
+        isinstance(event.get(key), kind) for key, kind in needed.items()
+    )
 
 
 def summarise(files: list[Path]) -> dict[str, dict]:
@@ -95,7 +109,7 @@ def _steps(events: list[dict]) -> dict[str, float]:
 
 
 def _is_number(value: object) -> bool:
-    """A loss that diverged is written as text and leaves the summary."""
+    """NaN and infinity are written as text, and leave the summary."""
     return type(value) in (int, float)
 
 
@@ -108,7 +122,7 @@ def _measures(events: list[dict]) -> dict[str, tuple[list[float], str]]:
     columns: dict[str, dict[object, list[float]]] = {}
     units: dict[str, str] = {}
     for event in events:
-        if event["event"] == "measure":
+        if event["event"] == "measure" and _is_number(event["value"]):
             labels = dict(event.get("labels", {}))
             turn = labels.pop("round", None)
             key = measure_key(event["name"], labels)
