@@ -19,6 +19,7 @@ TWO_OF_TWO = Layout(
     real=True,
     hide_gpus=False,
     own_names=True,
+    loopback_only=False,
     port=20000,
     cpus_per_node=8,
     memory_mib=4000,
@@ -40,6 +41,13 @@ def test_nodes_have_ports_and_host_names_of_their_own() -> None:
     shared = replace(TWO_OF_TWO, own_names=False)
     text = config.slurm_conf(shared, "me", "machine", "/lib/slurm")
     assert text.count("NodeHostname=machine ") == 2
+
+
+def test_machine_without_network_is_told_to_look_further() -> None:
+    alone = replace(TWO_OF_TWO, loopback_only=True)
+    for here, wanted in ((TWO_OF_TWO, False), (alone, True)):
+        text = config.slurm_conf(here, "me", "machine", "/lib/slurm")
+        assert ("CommunicationParameters=EnableIPv6\n" in text) == wanted
 
 
 def test_without_gpus_nothing_mentions_them() -> None:

@@ -52,6 +52,10 @@ def slurm_conf(layout: Layout, user: str, host: str, plugins: str) -> str:
         "MinJobAge=86400",
         f"TaskProlog={base}/task_prolog.sh",
     ]
+    if layout.loopback_only:
+        # Slurm looks addresses up with AI_ADDRCONFIG, and where no other
+        # interface is up that hides every IPv4 address, 127.0.0.1 too.
+        lines.append("CommunicationParameters=EnableIPv6")
     if layout.gpus_per_node:
         lines.append("GresTypes=gpu")
     gres = f" Gres=gpu:{layout.gpus_per_node}" if layout.gpus_per_node else ""

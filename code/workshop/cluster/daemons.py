@@ -11,6 +11,7 @@ from workshop.cluster.layout import Layout
 from workshop.errors import UserError
 
 UP_TIMEOUT_S = 30
+CONTROLLER_TIMEOUT_S = 3
 JOBS_END_TIMEOUT_S = 30
 DAEMON_END_TIMEOUT_S = 10
 
@@ -109,17 +110,20 @@ def wait_until_idle(layout: Layout, report: Callable[[str], None]) -> None:
     Raises:
         UserError: one is not, `UP_TIMEOUT_S` seconds later.
     """
-    ends = time.monotonic() + UP_TIMEOUT_S
+    began = time.monotonic()
     idle: set[str] = set()
-    while time.monotonic() < ends:
+    while (waited := time.monotonic() - began) < UP_TIMEOUT_S:
         idle = idle_nodes(Path(layout.base))
         if idle == set(layout.names):
             return
+        controller = running_pid(layout.path("run", "slurmctld.pid"))
+        if controller is None and waited > CONTROLLER_TIMEOUT_S:
+            break
         report(f"waiting for nodes: {len(idle)} of {len(layout.names)}")
         time.sleep(0.1)
     late = ", ".join(sorted(set(layout.names) - idle))
     raise UserError(
-        f"{late} did not come up within {UP_TIMEOUT_S} s "
+        f"{late} did not come up within {waited:.0f} s "
         f"({last_words(layout)}): look into {layout.path('log')}"
     )
 

@@ -259,7 +259,7 @@ def _last_line(output: str) -> str:
         lines = Path(output).read_text(errors="replace").split("\n")
     except OSError:
         return ""
-    said = [line.strip() for line in lines if line.strip()]
+    said = [x.strip() for x in lines if x.strip() and x[:5] != "srun:"]
     return f", which ends with {said[-1]!r}" if said else ", which is empty"
 
 

@@ -26,6 +26,7 @@ class Layout:
     nodes of two GPUs the first two belong to the first node.  `real`
     says whether they are GPUs or stand-ins.  `own_names` says whether
     each node has its own host name in its own namespaces.
+    `loopback_only` says that the machine has no network interface up.
     """
 
     base: str
@@ -35,6 +36,7 @@ class Layout:
     real: bool
     hide_gpus: bool
     own_names: bool
+    loopback_only: bool
     port: int
     cpus_per_node: int
     memory_mib: int
@@ -96,6 +98,21 @@ def port_is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def loopback_only() -> bool:
+    """Say whether this machine's only IPv4 address is its loopback."""
+    try:
+        socket.getaddrinfo(
+            "127.0.0.1",
+            None,
+            socket.AF_INET,
+            socket.SOCK_STREAM,
+            flags=socket.AI_ADDRCONFIG,
+        )
+    except socket.gaierror:
+        return True
+    return False
 
 
 def choose_ports(first: int | None, count: int) -> int:

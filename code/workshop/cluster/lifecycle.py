@@ -18,6 +18,7 @@ from workshop.cluster.layout import (
     choose_ports,
     default_base,
     load,
+    loopback_only,
 )
 from workshop.errors import UserError
 
@@ -170,6 +171,7 @@ def _prepare(
         real=real,
         hide_gpus=not real and bool(gpus.real_devices()),
         own_names=own_names,
+        loopback_only=loopback_only(),
         port=port,
         cpus_per_node=CPUS_PER_NODE,
         memory_mib=max(1000, memory // 2**20 // nodes),
@@ -238,6 +240,7 @@ def write_environment_file(base: Path) -> Path:
     bin_folder = shlex.quote(str(base / "bin"))
     path.write_text(
         f"export SLURM_CONF={conf}\n"
+        f"export WORKSHOP_SLURM_BASE={shlex.quote(str(base))}\n"
         f'case ":$PATH:" in *:{bin_folder}:*) ;; '
         f"*) export PATH={bin_folder}:$PATH ;; esac\n"
         + _site_line(path.parent / "site")

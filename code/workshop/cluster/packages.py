@@ -6,6 +6,7 @@ release: it is asked what an empty machine would have to install.  The
 the machine changes.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -58,11 +59,13 @@ def obtain(bundle: Path | None, report: Report) -> Path:
     Raises:
         UserError: the bundle is incomplete, or apt cannot get packages.
     """
-    if is_unpacked():
-        return unpacked()
-    debs = _carried(bundle) if bundle else _downloaded(report)
-    report("unpacking Slurm")
-    unpack(debs, unpacked())
+    folder().mkdir(parents=True, exist_ok=True)
+    with (folder() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_unpacked():
+            debs = _carried(bundle) if bundle else _downloaded(report)
+            report("unpacking Slurm")
+            unpack(debs, unpacked())
     return unpacked()
 
 
@@ -81,7 +84,6 @@ def _downloaded(report: Report) -> list[Path]:
     try:
         debs = download(folder() / "debs", report)
     except UserError as error:
-        folder().mkdir(parents=True, exist_ok=True)
         memory.write_text(str(error))
         raise
     memory.unlink(missing_ok=True)
