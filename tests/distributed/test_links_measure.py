@@ -66,13 +66,20 @@ def test_a_wrong_sum_is_never_timed(pool2):
 
 def launch(*arguments, ranks=2, **variables):
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        f"--nproc-per-node={ranks}", "-m", "workshop.lab1.measure_links",
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+        "-m",
+        "workshop.lab1.measure_links",
     ]
     return subprocess.run(
         [*command, *arguments],
         env={
-            **os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
             **variables,
         },
         capture_output=True,
@@ -107,9 +114,7 @@ def test_the_launch_command_writes_every_measure(tmp_path):
     }
     # on a busy machine no bandwidth may fit; then nothing is written of it
     assert len(fitted) in (0, 4)
-    assert all(
-        m["value"] > 0 for m in measures if m["name"] not in fitted
-    )
+    assert all(m["value"] > 0 for m in measures if m["name"] not in fitted)
     keys = [(m["name"], str(sorted(m["labels"].items()))) for m in measures]
     assert len(set(keys)) == len(keys)
 
@@ -132,7 +137,8 @@ def test_one_plain_process_measures_its_own_device(tmp_path):
         [sys.executable, "-m", measure_links.__name__, "--metrics", path],
         env={
             **{k: v for k, v in os.environ.items() if k != "RANK"},
-            "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
         },
         capture_output=True,
         text=True,
@@ -142,5 +148,9 @@ def test_one_plain_process_measures_its_own_device(tmp_path):
     assert "nobody to exchange messages with" in done.stdout
     events = [json.loads(line) for line in path.read_text().splitlines()]
     assert {e.get("name") for e in events} == {
-        None, "device_copy", "matmul", "p2p_bandwidth", "p2p_latency",
+        None,
+        "device_copy",
+        "matmul",
+        "p2p_bandwidth",
+        "p2p_latency",
     }

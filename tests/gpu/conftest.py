@@ -19,8 +19,15 @@ collect_ignore_glob = [] if CUDA else ["test_*.py"]
 
 # of a job that runs these tests; a launch in here is another job
 JOB = (
-    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK",
-    "MASTER_ADDR", "MASTER_PORT", "WORKSHOP_METRICS", "WORKSHOP_ARTIFACTS",
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "WORKSHOP_METRICS",
+    "WORKSHOP_ARTIFACTS",
     "WORKSHOP_REPEAT",
 )
 
@@ -39,8 +46,8 @@ def pytest_terminal_summary(
     """Say in one line that the GPU tests were left out."""
     if not CUDA:
         terminalreporter.write_line(
-            "tests/gpu left out: no CUDA device here; on a GPU node run "
-            "`python -m pytest tests/gpu`, or `workshop runs submit tests/gpu`"
+            "tests/gpu left out, no CUDA device here: on a GPU node run "
+            "`python -m pytest tests/gpu` or `workshop runs submit tests/gpu`"
         )
 
 
@@ -66,12 +73,18 @@ def launch(tmp_path: Path):
         env = {k: v for k, v in os.environ.items() if k not in JOB}
         done = subprocess.run(
             [
-                sys.executable, "-m", "torch.distributed.run",
-                "--standalone", f"--nproc-per-node={ranks}", "-m", module,
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                f"--nproc-per-node={ranks}",
+                "-m",
+                module,
                 *arguments,
             ],
             env={
-                **env, "OMP_NUM_THREADS": "1",
+                **env,
+                "OMP_NUM_THREADS": "1",
                 "WORKSHOP_METRICS": str(metrics),
                 "WORKSHOP_ARTIFACTS": str(tmp_path / "artifacts"),
                 **variables,

@@ -27,9 +27,7 @@ def gradients(dtype: str, compiled: bool) -> dict[str, torch.Tensor]:
         torch.randint(1024, (4, 256), generator=generator).cuda()
         for _ in range(2)
     )
-    with torch.autocast(
-        "cuda", torch.bfloat16, enabled=dtype == "bfloat16"
-    ):
+    with torch.autocast("cuda", torch.bfloat16, enabled=dtype == "bfloat16"):
         loss = model(tokens, targets)
     loss.backward()
     found = {n: p.grad.double() for n, p in model.named_parameters()}

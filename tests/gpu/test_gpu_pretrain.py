@@ -6,8 +6,16 @@ import math
 import pytest
 
 FIELDS = {
-    "step", "loss", "grad_norm", "tokens_per_s", "tokens_per_s_per_gpu",
-    "tflops_per_gpu", "mfu", "memory_gib", "step_time_s", "warmup",
+    "step",
+    "loss",
+    "grad_norm",
+    "tokens_per_s",
+    "tokens_per_s_per_gpu",
+    "tflops_per_gpu",
+    "mfu",
+    "memory_gib",
+    "step_time_s",
+    "warmup",
 }
 STEPS = 7
 
@@ -16,8 +24,14 @@ STEPS = 7
 def pretrain(launch):
     def run(way: str, *arguments: str):
         return launch(
-            "workshop.lab1.pretrain_gpt", "--steps", str(STEPS),
-            "--warmup-steps", "2", "--data-parallel", way, *arguments,
+            "workshop.lab1.pretrain_gpt",
+            "--steps",
+            str(STEPS),
+            "--warmup-steps",
+            "2",
+            "--data-parallel",
+            way,
+            *arguments,
         )
 
     return run
@@ -33,15 +47,14 @@ def test_all_ways_train_on_nccl_with_the_same_losses(two_gpus, pretrain):
     assert [s["step"] for s in steps] == list(range(1, STEPS + 1))
     for s in steps:
         assert s.keys() >= FIELDS
-        assert all(
-            math.isfinite(s[f]) for f in FIELDS - {"mfu"}
-        ) and s["memory_gib"] > 0
+        assert (
+            all(math.isfinite(s[f]) for f in FIELDS - {"mfu"})
+            and s["memory_gib"] > 0
+        )
     (meta,) = overlapped.of("meta")
     assert meta["world_size"] == 2 and meta["device"] != "cpu"
 
-    profile = json.loads(
-        (overlapped.artifacts / "profile.json").read_text()
-    )
+    profile = json.loads((overlapped.artifacts / "profile.json").read_text())
     assert len(profile["steps"]) == 3
     assert 0 <= profile["overlap_fraction"] <= 1
     assert profile["communication_ms"] > 0 and profile["compute_ms"] > 0
@@ -58,7 +71,11 @@ def test_all_ways_train_on_nccl_with_the_same_losses(two_gpus, pretrain):
 
 def test_one_gpu_trains_compiled_in_bf16(launch):
     done = launch(
-        "workshop.lab1.pretrain_gpt", "--steps", "8", "--compile", "--bf16",
+        "workshop.lab1.pretrain_gpt",
+        "--steps",
+        "8",
+        "--compile",
+        "--bf16",
         ranks=1,
     )
     found = losses(done)

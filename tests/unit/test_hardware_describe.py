@@ -124,8 +124,15 @@ def test_description_is_json_without_names_of_people_or_folders(monkeypatch):
     found = json.loads(text)
     assert found["nccl_variables"]["NCCL_NVLS_ENABLE"] == "0"
     assert set(found["software"]) == {
-        "python", "torch", "triton", "numpy", "transformers", "deepspeed",
-        "megatron-core", "cuda", "nccl",
+        "python",
+        "torch",
+        "triton",
+        "numpy",
+        "transformers",
+        "deepspeed",
+        "megatron-core",
+        "cuda",
+        "nccl",
     }
     assert found["software"]["torch"] and found["host"]["kernel"]
 

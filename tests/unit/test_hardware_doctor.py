@@ -15,8 +15,12 @@ from workshop.hardware.checks import Check, Machine
 
 ABOUT = hardware.describe()
 GPU = {
-    "index": 0, "host_index": 0, "model": "NVIDIA H200", "memory_gib": 139.8,
-    "compute_capability": "9.0", "multiprocessors": 132,
+    "index": 0,
+    "host_index": 0,
+    "model": "NVIDIA H200",
+    "memory_gib": 139.8,
+    "compute_capability": "9.0",
+    "multiprocessors": 132,
 }
 
 
@@ -31,7 +35,9 @@ def two_gpus(here):
     here.about["links"] = {
         "devices": ["GPU0", "GPU1", "NIC0"],
         "matrix": [
-            ["X", "NV18", "SYS"], ["NV18", "X", "SYS"], ["SYS", "SYS", "X"],
+            ["X", "NV18", "SYS"],
+            ["NV18", "X", "SYS"],
+            ["SYS", "SYS", "X"],
         ],
         "nvlink": [],
     }
@@ -62,8 +68,12 @@ def test_a_wrong_sum_is_no_success(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("version", "ok"),
     [
-        ("2.11.0+cu130", True), ("2.13.1", True), ("2.10.2", False),
-        ("2.14.0", False), ("3.11.0", False), (None, False),
+        ("2.11.0+cu130", True),
+        ("2.13.1", True),
+        ("2.10.2", False),
+        ("2.14.0", False),
+        ("3.11.0", False),
+        (None, False),
     ],
 )
 def test_torch_outside_the_range_is_broken(here, version, ok):
@@ -72,7 +82,9 @@ def test_torch_outside_the_range_is_broken(here, version, ok):
     assert found.ok is ok and bool(found.remedy) is not ok
 
 
-@pytest.mark.parametrize(("version", "ok"), [((3, 12), True), ((3, 13), False)])
+@pytest.mark.parametrize(
+    ("version", "ok"), [((3, 12), True), ((3, 13), False)]
+)
 def test_python_outside_the_range_is_broken(here, monkeypatch, version, ok):
     monkeypatch.setattr(
         checks, "sys", SimpleNamespace(version_info=(*version, 0))

@@ -23,8 +23,11 @@ class Fabricated:
 
 def entry(value, spread=0.1):
     return {
-        "median": value, "min": value * (1 - spread),
-        "max": value * (1 + spread), "values": [value], "repeats": 1,
+        "median": value,
+        "min": value * (1 - spread),
+        "max": value * (1 + spread),
+        "values": [value],
+        "repeats": 1,
         "unit": "",
     }
 
@@ -33,10 +36,14 @@ def curve(name, scale):
     sizes = [8, 2**20, 2**30]
     return Fabricated(
         {
-            **{f"all_reduce_time{{bytes={s}}}": entry(scale * (20 + s / 3e5))
-               for s in sizes},
-            **{f"all_reduce_busbw{{bytes={s}}}": entry(s / 1e7 / scale)
-               for s in sizes},
+            **{
+                f"all_reduce_time{{bytes={s}}}": entry(scale * (20 + s / 3e5))
+                for s in sizes
+            },
+            **{
+                f"all_reduce_busbw{{bytes={s}}}": entry(s / 1e7 / scale)
+                for s in sizes
+            },
             "all_reduce_alpha": entry(20 * scale),
             "all_reduce_beta": entry(300 / scale),
         },
@@ -59,10 +66,18 @@ def matrix():
 
 def profile(folder):
     rows = [
-        {"device": 0, "stream": 7, "kind": "compute",
-         "spans": [[0.0, 4.0], [5.0, 1.0]]},
-        {"device": 0, "stream": 20, "kind": "communication",
-         "spans": [[2.0, 3.0]]},
+        {
+            "device": 0,
+            "stream": 7,
+            "kind": "compute",
+            "spans": [[0.0, 4.0], [5.0, 1.0]],
+        },
+        {
+            "device": 0,
+            "stream": 20,
+            "kind": "communication",
+            "spans": [[2.0, 3.0]],
+        },
     ]
     (folder / "profile.json").write_text(json.dumps({"timeline": rows}))
     return Fabricated({}, folder=folder)
@@ -81,7 +96,8 @@ def all_figures(tmp_path):
     two = Fabricated({"tokens_per_s": entry(124160.0)})
     return {
         "bandwidth_curve": figures.bandwidth_curve(
-            curve("lab1/one", 1), curve("lab1/two", 10),
+            curve("lab1/one", 1),
+            curve("lab1/two", 10),
             labels=["one node", "two nodes"],
         ),
         "p2p_matrix": figures.p2p_matrix(matrix()),
@@ -101,14 +117,18 @@ def test_every_colour_is_legible_on_light_and_dark_pages():
 
 def test_contrast_is_that_of_the_standard():
     assert style.contrast("#ffffff", "#000000") == pytest.approx(21)
-    assert style.contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+    assert style.contrast("#777777", "#ffffff") == pytest.approx(
+        4.48, abs=0.01
+    )
 
 
 def test_figures_use_only_these_colours_on_no_background(tmp_path):
     allowed = {style.TEXT, *style.SERIES, "none"}
     for name, figure in all_figures(tmp_path).items():
         drawn = style.svg(figure)
-        used = set(re.findall(r"(?:fill|stroke): ?(#[0-9a-f]{6}|none)", drawn))
+        used = set(
+            re.findall(r"(?:fill|stroke): ?(#[0-9a-f]{6}|none)", drawn)
+        )
         assert used <= allowed, (name, used - allowed)
         # a glyph or marker without a colour of its own would be black
         for text in re.findall(r"<text[^>]*>", drawn):
@@ -124,7 +144,8 @@ def test_words_stay_text_and_the_bytes_repeat(tmp_path):
 
 def test_bandwidth_curve_draws_both_runs_and_their_models():
     figure = figures.bandwidth_curve(
-        curve("lab1/one", 1), curve("lab1/two", 10),
+        curve("lab1/one", 1),
+        curve("lab1/two", 10),
         labels=["one node", "two nodes"],
     )
     left, right = figure.axes
@@ -146,19 +167,25 @@ def test_bandwidth_curve_draws_both_runs_and_their_models():
 def test_p2p_matrix_shows_every_number_of_both_paths():
     direct, staged = figures.p2p_matrix(matrix()).axes
     assert [a.get_title() for a in (direct, staged)] == [
-        "direct, GB/s", "staged, GB/s",
+        "direct, GB/s",
+        "staged, GB/s",
     ]
     cells = {t.get_position(): t.get_text() for t in direct.texts}
     # the column is the target, the row the source
-    assert cells == {(0, 0): "300", (1, 0): "301", (0, 1): "310",
-                     (1, 1): "311"}
+    assert cells == {
+        (0, 0): "300",
+        (1, 0): "301",
+        (0, 1): "310",
+        (1, 1): "311",
+    }
     assert {t.get_text() for t in staged.texts} == {"40", "41", "50", "51"}
 
 
 def test_step_timeline_has_a_row_a_stream(tmp_path):
     (axis,) = figures.step_timeline(profile(tmp_path)).axes
     assert [t.get_text() for t in axis.get_yticklabels()] == [
-        "stream 7", "stream 20",
+        "stream 7",
+        "stream 20",
     ]
     assert len(axis.collections) == 2
     ends = axis.collections[1].get_paths()[0].get_extents()

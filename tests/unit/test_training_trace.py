@@ -15,8 +15,13 @@ ALL_REDUCE = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL"
 
 def event(name, begin, end, stream, cat="kernel", **args):
     return {
-        "ph": "X", "cat": cat, "name": name, "pid": 0, "tid": stream,
-        "ts": float(begin), "dur": float(end - begin),
+        "ph": "X",
+        "cat": cat,
+        "name": name,
+        "pid": 0,
+        "tid": stream,
+        "ts": float(begin),
+        "dur": float(end - begin),
         "args": {"device": 0, "stream": stream, **args},
     }
 
@@ -37,7 +42,8 @@ def trace(tmp_path):
 
 def test_intervals():
     assert union([(3, 4), (0, 1), (1, 2), (3.5, 6), (9, 9)]) == [
-        (0, 2), (3, 6),
+        (0, 2),
+        (3, 6),
     ]
     assert union([(0, 1), (2, 3), (9, 10)], gap=1) == [(0, 3), (9, 10)]
     both = intersection([(0, 4), (6, 9)], [(1, 2), (3, 7), (8, 20)])
@@ -204,7 +210,9 @@ def test_a_shrunk_trace_gives_the_numbers_of_its_step(trace, tmp_path):
     small = shrink(big, tmp_path / "small.json.gz")
     events = json.loads(gzip.decompress(small.read_bytes()))["traceEvents"]
     assert {e["name"] for e in events} == {
-        "ProfilerStep#2", "gemm", ALL_REDUCE,
+        "ProfilerStep#2",
+        "gemm",
+        ALL_REDUCE,
     }
     assert all("correlation" not in e.get("args", {}) for e in events)
     middle = summarise_trace(big)["steps"][1]
@@ -239,7 +247,9 @@ def test_record_writes_measures_and_artifacts(trace, tmp_path):
     assert values["exposed_communication_ms"] == pytest.approx(0.1)
     assert all(line["labels"] == {"mode": "overlapped"} for line in lines)
     profile = json.loads((tmp_path / "artifacts/profile.json").read_text())
-    spans = {(r["stream"], r["kind"]): r["spans"] for r in profile["timeline"]}
+    spans = {
+        (r["stream"], r["kind"]): r["spans"] for r in profile["timeline"]
+    }
     assert spans == {
         (COMPUTE, "compute"): [[0.0, 0.9]],
         (COMM, "communication"): [[0.5, 0.5]],

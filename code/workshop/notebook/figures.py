@@ -90,9 +90,7 @@ def _model(axis: Axes, run: Record, colour: str) -> None:
         int(labels["bytes"]) for labels, _ in values(run, "all_reduce_time")
     )
     # α is in µs and β in GB/s: 1 GB/s moves 1000 bytes in a µs
-    times = [
-        alpha["median"] + size / beta["median"] / 1e3 for size in sizes
-    ]
+    times = [alpha["median"] + size / beta["median"] / 1e3 for size in sizes]
     axis.plot(sizes, times, "--", color=colour, linewidth=0.9)
 
 

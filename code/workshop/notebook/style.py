@@ -84,4 +84,5 @@ def _luminance(colour: str) -> float:
         c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
         for c in mpl.colors.to_rgb(colour)
     ]
-    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear))
+    red, green, blue = linear
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

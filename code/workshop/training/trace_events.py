@@ -119,9 +119,7 @@ def _moves(event: dict) -> bool:
     return _certain(event) or event["name"].startswith("Memcpy DtoD")
 
 
-def _kind(
-    event: dict, compute: set[Stream], carriers: set[Stream]
-) -> str:
+def _kind(event: dict, compute: set[Stream], carriers: set[Stream]) -> str:
     stream = stream_of(event)
     if _certain(event):
         return "communication"

@@ -84,9 +84,7 @@ def all_reduce_curve(
         )
         slowest = torch.tensor(seconds, dtype=torch.float64)
         dist.all_reduce(slowest, op=dist.ReduceOp.MAX, group=control)
-        points.append(
-            Point(size, median(slowest.tolist()), repeats, world)
-        )
+        points.append(Point(size, median(slowest.tolist()), repeats, world))
     return points
 
 

@@ -68,9 +68,7 @@ def write_curve(
 ) -> None:
     """Write the all-reduce's time, its two bandwidths and its α-β fit."""
     for p in points:
-        writer.measure(
-            "all_reduce_time", p.seconds / US, "µs", bytes=p.bytes
-        )
+        writer.measure("all_reduce_time", p.seconds / US, "µs", bytes=p.bytes)
         writer.measure(
             "all_reduce_algbw",
             p.algorithm_bandwidth / GB,
@@ -100,8 +98,8 @@ def show_devices(console: Console, devices: list[dict]) -> None:
             str(rank),
             str(d["node"]),
             d["name"],
-            number(d['copy'] / GB),
-            number(d['matmul'] / 1e12),
+            number(d["copy"] / GB),
+            number(d["matmul"] / 1e12),
         )
     console.print(table)
 
