@@ -89,7 +89,7 @@ def run(job: Job, args: Namespace) -> None:
         parameters, config.layers, config.hidden, config.sequence
     )
     name = device_name(job)
-    trace = trace_of(args, job, writer)
+    trace = together(lambda: trace_of(args, job, writer, start))
     reporter = Reporter(
         job,
         writer,
@@ -97,7 +97,7 @@ def run(job: Job, args: Namespace) -> None:
         flops,
         peak_flops(name),
         args.log_every,
-        args.warmup_steps + (profile.STEPS if args.trace else 0),
+        start + args.warmup_steps + (profile.STEPS if args.trace else 0),
     )
     writer.meta(
         **{k: v for k, v in vars(args).items() if k != "metrics"},
@@ -175,13 +175,24 @@ def device_name(job: Job) -> str:
 
 
 def trace_of(
-    args: Namespace, job: Job, writer: MetricsWriter
+    args: Namespace, job: Job, writer: MetricsWriter, start: int
 ) -> profile.StepTrace | None:
-    """Return rank 0's trace where it was asked for."""
-    if not args.trace or not job.first:
+    """Return rank 0's trace where it was asked for.
+
+    Raises `UserError` when the run is too short for it.
+    """
+    if not args.trace:
+        return None
+    after = start + args.warmup_steps
+    if args.steps < after + profile.STEPS:
+        raise UserError(
+            f"--trace records {profile.STEPS} steps after step {after} and "
+            f"--steps is {args.steps}: give {after + profile.STEPS} or more"
+        )
+    if not job.first:
         return None
     folder = os.environ.get("WORKSHOP_ARTIFACTS", ".")
-    return profile.StepTrace(folder, args.warmup_steps, writer)
+    return profile.StepTrace(folder, after, writer)
 
 
 if __name__ == "__main__":

@@ -153,9 +153,3 @@ def _check(args: argparse.Namespace) -> None:
             f"{option} needs to know where checkpoints are: "
             "name the folder with --checkpoint"
         )
-    traced = args.warmup_steps + STEPS
-    if args.trace and args.steps < traced:
-        raise UserError(
-            f"--trace records {STEPS} steps after {args.warmup_steps} of "
-            f"warmup and --steps is {args.steps}: give {traced} or more"
-        )

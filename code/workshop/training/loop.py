@@ -56,6 +56,8 @@ def train(
     device = state.job.device
     batches = training.on(device, start)
     unread: Mark | None = None
+    if trace is not None:
+        trace.at(start)
     clock = StepClock(device)
     for step in range(start + 1, options.steps + 1):
         rate = learning_rate(

@@ -1,0 +1,96 @@
+"""The tokenizer: lossless, cached, trained once, safe among processes."""
+
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+
+from workshop.data.corpus import Corpus, load_corpus
+from workshop.data.tokenizer import END_OF_TEXT, tokenizer_for
+from workshop.data.tokens import encoded
+from workshop.errors import UserError
+
+TEXTS = ("def f(x):\n    return x\n" * 40, "for i in range(9):\n" * 60)
+CORPUS = Corpus("test", TEXTS, ("held out: def g()",), "0123456789abcdef" * 4)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKSHOP_CACHE", str(tmp_path))
+    return tmp_path / "tokenizers"
+
+
+@pytest.mark.parametrize("text", ["def f():\n\tπ = 3", "", "日本 \x7f 🙂"])
+def test_every_text_comes_back(text):
+    trained = tokenizer_for(CORPUS, 300)
+    ids = trained.tokenizer.encode(text).ids
+    assert trained.tokenizer.decode(ids) == text
+    assert all(i < trained.vocabulary for i in ids)
+
+
+def test_it_is_trained_once(cache):
+    first = tokenizer_for(CORPUS, 300)
+    written = first.path.stat().st_mtime_ns
+    again = tokenizer_for(CORPUS, 300)
+    assert again.sha256 == first.sha256
+    assert first.path.stat().st_mtime_ns == written
+    assert tokenizer_for(CORPUS, 280).path != first.path
+    assert not list(cache.glob("*.partial"))
+
+
+def test_two_trainings_give_the_same_file():
+    first = tokenizer_for(CORPUS, 300)
+    first.path.unlink()
+    assert tokenizer_for(CORPUS, 300).sha256 == first.sha256
+
+
+def _race(start, results):
+    start.wait()
+    corpus = load_corpus(mib=0.1)
+    trained = tokenizer_for(corpus, 400)
+    training, _ = encoded(corpus, trained)
+    results.put((trained.sha256, len(training), os.getpid()))
+
+
+def test_processes_that_start_at_once_agree(cache):
+    context = multiprocessing.get_context("fork")
+    start, results = context.Event(), context.Queue()
+    processes = [
+        context.Process(target=_race, args=(start, results)) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    start.set()
+    seen = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert len({(sha, count) for sha, count, _ in seen}) == 1
+    assert len({pid for *_, pid in seen}) == 3
+    assert len(list(cache.glob("*.json"))) == 1
+    assert len(list(cache.glob("*.npy"))) == 2
+
+
+def test_the_tokens_are_the_documents_with_their_ends():
+    trained = tokenizer_for(CORPUS, 300)
+    training, held_out = encoded(CORPUS, trained)
+    assert training.dtype == np.uint16 and isinstance(training, np.memmap)
+    text = trained.tokenizer.decode(
+        training.tolist(), skip_special_tokens=False
+    )
+    assert text == "".join(t + END_OF_TEXT for t in TEXTS)
+    assert held_out[-1] == trained.end_of_text
+    again, _ = encoded(CORPUS, trained)
+    assert np.array_equal(again, training)
+
+
+def test_a_vocabulary_below_the_bytes_is_refused():
+    with pytest.raises(UserError, match="vocabulary of 256 cannot hold"):
+        tokenizer_for(CORPUS, 256)
+
+
+def test_a_damaged_file_is_named():
+    path = tokenizer_for(CORPUS, 300).path
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(UserError, match=f"{path.name} is damaged"):
+        tokenizer_for(CORPUS, 300)
