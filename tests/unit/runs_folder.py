@@ -1,6 +1,9 @@
 """A workshop in a temporary folder, with experiments that really run."""
 
+import os
 from pathlib import Path
+
+import pytest
 
 HERE = Path(__file__).parents[2]
 
@@ -124,18 +127,19 @@ def describe_toy(
     (root / "slurm" / "experiments.toml").write_text(text + more)
 
 
-def variables(root: Path, job_id: str = "7") -> dict[str, str]:
-    """Return variables with which the toy workshop is the workshop.
+def enter(patch: pytest.MonkeyPatch, root: Path, job_id: str = "7") -> None:
+    """Make the toy workshop the workshop, and this a job on one node.
 
-    They are those of a Slurm job on one node, `job_id` empty for none.
+    With an empty `job_id` it is no job, whatever we are called in.
     """
-    found = {
-        "WORKSHOP_ROOT": str(root),
-        "WORKSHOP_COMMIT": "0123456789abcdef",
-        "WORKSHOP_DIRTY": "0",
-        "PYTHONPATH": f"{root / 'code'}:{HERE / 'code'}",
-        "OMP_NUM_THREADS": "1",
-    }
+    for name in list(os.environ):
+        ours = name.startswith(("SLURM_", "WORKSHOP_"))
+        if ours and name != "WORKSHOP_SLURM_BASE":
+            patch.delenv(name)
+    patch.setenv("WORKSHOP_ROOT", str(root))
+    patch.setenv("WORKSHOP_COMMIT", "0123456789abcdef")
+    patch.setenv("PYTHONPATH", f"{root / 'code'}:{HERE / 'code'}")
+    patch.setenv("OMP_NUM_THREADS", "1")
     if job_id:
-        found |= {"SLURM_JOB_ID": job_id, "SLURM_JOB_PARTITION": "debug"}
-    return found
+        patch.setenv("SLURM_JOB_ID", job_id)
+        patch.setenv("SLURM_JOB_PARTITION", "debug")

@@ -18,8 +18,7 @@ def recorded(tmp_path_factory):
     """A workshop in which the toy has been recorded by the real job."""
     root = runs_folder.make_workshop(tmp_path_factory.mktemp("toy") / "w")
     with pytest.MonkeyPatch.context() as patch:
-        for key, value in runs_folder.variables(root).items():
-            patch.setenv(key, value)
+        runs_folder.enter(patch, root)
         toy = describe.read()[NAME]
         folder, found = job.run(toy, False, paths.records())
     assert found["status"] == "completed", found["reason"]
@@ -32,7 +31,7 @@ def workshop(recorded, tmp_path, monkeypatch):
     """A copy of that workshop, to damage."""
     root = tmp_path / "w"
     shutil.copytree(recorded, root)
-    monkeypatch.setenv("WORKSHOP_ROOT", str(root))
+    runs_folder.enter(monkeypatch, root)
     return root
 
 

@@ -19,8 +19,7 @@ NAME = "lab1/toy"
 @pytest.fixture
 def workshop(tmp_path, monkeypatch):
     root = runs_folder.make_workshop(tmp_path / "w")
-    for key, value in runs_folder.variables(root).items():
-        monkeypatch.setenv(key, value)
+    runs_folder.enter(monkeypatch, root)
     return root
 
 

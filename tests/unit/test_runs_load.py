@@ -22,9 +22,7 @@ def made(tmp_path_factory):
     """A workshop in which the toy has been recorded by the real job."""
     root = runs_folder.make_workshop(tmp_path_factory.mktemp("toy") / "w")
     with pytest.MonkeyPatch.context() as patch:
-        for key, value in runs_folder.variables(root).items():
-            patch.setenv(key, value)
-        patch.setenv("SLURM_JOB_NUM_NODES", "1")
+        runs_folder.enter(patch, root)
         _, found = job.run(describe.read()[NAME], False, paths.records())
     assert found["status"] == "completed", found["reason"]
     return root
@@ -34,8 +32,7 @@ def made(tmp_path_factory):
 def workshop(made, tmp_path, monkeypatch):
     root = tmp_path / "w"
     shutil.copytree(made, root)
-    for key, value in runs_folder.variables(root, job_id="").items():
-        monkeypatch.setenv(key, value)
+    runs_folder.enter(monkeypatch, root, job_id="")
     return root
 
 
@@ -80,10 +77,7 @@ def test_missing_record_and_repeat_are_one_sentence(workshop):
         load.load(NAME).metrics(3)
 
 
-def test_replay_shows_the_record_the_same_each_time(
-    workshop, monkeypatch, capsys
-):
-    monkeypatch.delenv("WORKSHOP_RUN", raising=False)
+def test_replay_shows_the_record_the_same_each_time(workshop, capsys):
     assert recorded(NAME, lines=2).name == NAME
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("Recorded: Slurm job 7")

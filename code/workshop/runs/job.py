@@ -86,7 +86,7 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
         status, reason, code = "cancelled", "it was told to stop", 130
     except UserError as error:
         status, reason, code = "failed", str(error), 1
-    except Exception as error:  # whatever it is, it belongs in the record
+    except Exception as error:  # noqa: BLE001 - it belongs in the record
         log(traceback.format_exc().rstrip())
         status, code = "failed", 1
         reason = f"{type(error).__name__}: {log.clean(str(error))}"
@@ -166,7 +166,7 @@ def _repeat(argv, root, folder, repeat, deadline, log, repeats) -> int:
 
 def _allocation() -> launch.Allocation | None:
     """Return the nodes of this job, None outside Slurm."""
-    if "SLURM_JOB_NODELIST" not in os.environ:
+    if not {"SLURM_JOB_ID", "SLURM_JOB_NODELIST"} <= os.environ.keys():
         return None
     names = _output(
         ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]

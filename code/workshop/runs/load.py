@@ -75,9 +75,9 @@ def provenance(record: dict) -> str:
     """Return one line that says where a record's numbers come from."""
     slurm = record["slurm"]
     if slurm:
-        first = f"Slurm job {slurm['job_id']} on {slurm['node_list']}"
+        first = [f"Slurm job {slurm['job_id']} on {slurm['node_list']}"]
     else:
-        first = "a run outside Slurm"
+        first = []
     versions = record["software"]
     named = [
         f"{key} {versions[key]}"
@@ -86,7 +86,7 @@ def provenance(record: dict) -> str:
     ]
     git = record["git"]
     commit = f"commit {git['commit'][:9]}" + (" (dirty)" * git["dirty"])
-    parts = [first, record["layout"], devices(record), ", ".join(named)]
+    parts = [*first, record["layout"], devices(record), ", ".join(named)]
     return " · ".join([*parts, commit, record["ended"][:10]])
 
 

@@ -30,14 +30,15 @@ class Log:
             (folder, name) for folder, name in folders if len(folder) > 4
         ]
 
-    def __call__(self, line: str) -> None:
-        """Write one line."""
+    def __call__(self, line: str, show: bool = True) -> None:
+        """Write one line to the file and, unless told otherwise, show it."""
         line = self.clean(line)
         if not self.cause and (found := _CAUSE.fullmatch(line)):
             self.cause = found[1]
         self._file.write(line + "\n")
         self._file.flush()
-        print(line, flush=True)
+        if show:
+            print(line, flush=True)
 
     def clean(self, text: str) -> str:
         """Return a text without the folders of this machine."""

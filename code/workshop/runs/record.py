@@ -78,8 +78,8 @@ def complete(facts: dict, nodes: list[dict], folder: Path, log: Log) -> dict:
         **derived(facts["status"], metrics),
     }
     for path in metrics:
-        log(f"sha256 {path.name} {sha256(path)}")
-    log(f"sha256 record {body_digest(record)}")
+        log(f"sha256 {path.name} {sha256(path)}", show=False)
+    log(f"sha256 record {body_digest(record)}", show=False)
     log.close()
     record["files"] = {
         path.relative_to(folder).as_posix(): sha256(path)
