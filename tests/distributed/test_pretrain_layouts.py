@@ -1,0 +1,116 @@
+"""The pretraining gives the same losses however it is spread out."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+STEPS = 4
+
+
+def pretrain(rank, world, folder, *argv):
+    """Run the whole entry point on a rank of the pool; return the events."""
+    import os
+
+    from workshop.lab1.pretrain_gpt import run
+    from workshop.lab1.pretrain_options import parse
+    from workshop.training.launch import Job
+
+    os.environ["WORKSHOP_CACHE"] = f"{folder}/cache"
+    metrics = Path(folder) / "metrics.jsonl"
+    args = parse(
+        ["--steps", str(STEPS), "--corpus-mib", "0.2",
+         "--metrics", str(metrics), *argv]
+    )
+    run(Job(rank, world, torch.device("cpu")), args)
+    lines = metrics.read_text().splitlines() if rank == 0 else []
+    return [json.loads(line) for line in lines]
+
+
+def values(events):
+    return [
+        (e["step"], e["loss"], e["grad_norm"])
+        for e in events
+        if e["event"] == "step"
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("pretrain"))
+
+
+@pytest.fixture(scope="module")
+def overlapped(pool2, folder):
+    """The global batch of eight as two ranks of four."""
+    return pool2.run(pretrain, folder, "--eval-every", "2")[0]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--data-parallel", "naive"],
+        ["--data-parallel", "ddp"],
+        ["--bucket-mib", "0.01"],
+        ["--micro-batch", "2", "--accumulation", "2"],
+        ["--micro-batch", "1", "--accumulation", "4",
+         "--data-parallel", "ddp"],
+    ],
+)
+def test_two_ranks_in_every_way(pool2, folder, overlapped, argv):
+    events = pool2.run(pretrain, folder, *argv)[0]
+    for ours, theirs in zip(values(events), values(overlapped), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_the_first_line_describes_the_run_and_the_rest_is_complete(
+    overlapped,
+):
+    meta, *rest = overlapped
+    assert meta["event"] == "meta" and meta["world_size"] == 2
+    assert len(meta["corpus_sha256"]) == len(meta["tokenizer_sha256"]) == 64
+    assert meta["tokens_per_step"] == 2 * 4 * 64
+    assert meta["device"] == "cpu" and meta["peak_flops"] is None
+    steps = [e for e in rest if e["event"] == "step"]
+    assert [e["step"] for e in steps] == [1, 2, 3, 4]
+    assert all(e["mfu"] is None for e in steps)
+    held_out = [e for e in rest if e["event"] == "measure"]
+    assert [e["labels"] for e in held_out] == [{"step": 2}, {"step": 4}]
+    assert steps[-1]["loss"] < steps[0]["loss"]
+
+
+def agreed(rank, world):
+    """Let rank 1 alone meet an error and return what each rank raises."""
+    from workshop.errors import UserError
+    from workshop.training.launch import AgreedError, together
+
+    def action():
+        if rank == 1:
+            raise UserError("rank 1 has no room")
+        return rank
+
+    try:
+        return together(action)
+    except AgreedError as error:
+        return str(error), together(lambda: rank)
+
+
+def test_an_error_of_one_rank_is_raised_on_all(pool2):
+    assert pool2.run(agreed) == [
+        ("rank 1 has no room", 0),
+        ("rank 1 has no room", 1),
+    ]
+
+
+@pytest.mark.parametrize("weights", [[], ["--bf16-weights"]])
+def test_a_resumed_run_equals_one_that_never_stopped(
+    pool2, tmp_path, folder, weights
+):
+    """In one process: the state is complete, masters and moments too."""
+    whole = pool2.run(pretrain, folder, *weights)[0]
+    argv = [*weights, "--checkpoint", str(tmp_path), "--save-every", "3"]
+    pool2.run(pretrain, folder, *argv)
+    (tmp_path / "step-00000004").rename(tmp_path / "old")
+    resumed = pool2.run(pretrain, folder, *argv, "--resume")[0]
+    assert values(resumed) == values(whole)

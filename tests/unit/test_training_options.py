@@ -1,0 +1,61 @@
+"""The command line of the pretraining, and what it refuses."""
+
+import pytest
+import torch
+
+from workshop.errors import UserError
+from workshop.lab1.pretrain_options import parse
+from workshop.training.launch import local_device
+
+
+def test_each_model_has_its_defaults():
+    tiny, small = parse([]), parse(["--model", "gpt2-small"])
+    assert (tiny.vocabulary, small.vocabulary) == (1024, 16384)
+    assert tiny.lr > small.lr == 6e-4
+    assert parse(["--lr", "0.5", "--vocabulary", "300"]).lr == 0.5
+
+
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (["--steps", "0"], "--steps 0 is too small"),
+        (["--micro-batch", "0"], "--micro-batch 0 is too small"),
+        (["--accumulation", "-1"], "--accumulation -1 is too small"),
+        (["--log-every", "0"], "--log-every 0 is too small"),
+        (["--clip", "nan"], "--clip nan is too small"),
+        (["--lr", "0"], "--lr 0 is too small"),
+        (["--bucket-mib", "0"], "--bucket-mib 0 is too small"),
+        (["--model", "gpt-9"], "invalid choice: 'gpt-9'"),
+        (["--steps", "many"], "invalid int value: 'many'"),
+        (["--banana"], "unrecognized arguments: --banana"),
+        (["--resume"], "--resume needs .* --checkpoint"),
+        (["--save-every", "5"], "--save-every needs .* --checkpoint"),
+    ],
+)
+def test_an_argument_that_cannot_be_meant_is_refused(argv, says):
+    with pytest.raises(UserError, match=says):
+        parse(argv)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    def pretend(count, ranks, local):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+        monkeypatch.setenv("LOCAL_RANK", str(local))
+
+    return pretend
+
+
+def test_a_rank_takes_the_gpu_of_its_place_on_the_node(gpus):
+    gpus(4, ranks=4, local=3)
+    assert local_device() == torch.device("cuda", 3)
+    gpus(0, ranks=4, local=3)
+    assert local_device() == torch.device("cpu")
+
+
+def test_more_ranks_than_gpus_are_refused(gpus):
+    gpus(1, ranks=2, local=0)
+    with pytest.raises(UserError, match="2 ranks .* with 1 GPU: launch"):
+        local_device()
