@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from workshop.cluster import jobs
 from workshop.notebook import recorded
 from workshop.runs import check, describe
 
@@ -154,4 +155,17 @@ def test_a_recorded_cell_submits_the_small_size(
     )
     shown = capsys.readouterr().out
     assert "step    3 | loss 6.0000" in shown
+    assert not (workshop / "book").exists()
+
+
+def test_the_script_runs_by_hand_and_keeps_small_runs_out_of_the_book(
+    workshop, shell
+):
+    script = "slurm/experiment.sbatch"
+    done = shell(f"sbatch --parsable {script} {NAME} --small")
+    assert done.returncode == 0, done.stderr
+    jobs.wait(int(done.stdout), timeout=60)
+    folder = workshop / ".runs-local" / "slurm" / NAME
+    finding = check.examine(NAME, describe.read()[NAME], folder)
+    assert (finding.state, finding.problem) == ("fresh", "")
     assert not (workshop / "book").exists()

@@ -8,22 +8,43 @@ import typer
 from rich.console import Console
 from rich.progress import (
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.text import Text
 
-from workshop import paths
 from workshop.cluster import environment
 from workshop.cluster import profile as profiles
 from workshop.cluster.jobs import JobState
 from workshop.errors import UserError, fail, one_sentence
-from workshop.runs import check, describe
+from workshop.runs import check, describe, record
 from workshop.runs import submit as submitting
 from workshop.runs.describe import Experiment
 from workshop.runs.files import seconds
 
 INTERRUPTED = 130
+TAIL_BYTES = 2000
+
+
+class LastLine(ProgressColumn):
+    """The last line of the job's output, so that one sees it work."""
+
+    max_refresh = 0.5
+
+    def render(self, task: Task) -> Text:
+        """Read the end of the file that the task names."""
+        try:
+            with open(task.fields["output"], "rb") as file:
+                file.seek(0, 2)
+                file.seek(max(0, file.tell() - TAIL_BYTES))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:
+            lines = []
+        last = lines[-1].strip() if lines else ""
+        return Text(last, style="dim", no_wrap=True, overflow="ellipsis")
 
 
 @one_sentence
@@ -68,8 +89,7 @@ def submit(
     out or was cancelled. 130: Ctrl-C, which also cancels the job.
     """
     experiments = describe.select(names or [], describe.read())
-    local = paths.root() / ".runs-local" / "slurm"
-    out = (out or (local if small else paths.records())).resolve()
+    out = (out or record.destination(small)).resolve()
     total = seconds(budget, "--budget") if budget else None
     try:
         environment()
@@ -149,18 +169,18 @@ def _watched(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[last]}", style="dim"),
+        LastLine(),
         console=console,
         disable=not console.is_terminal,
         transient=True,
     ) as progress:
-        task = progress.add_task(f"{title}: submitting", last="")
+        task = progress.add_task(f"{title}: submitting", output="")
         job_id: list[int] = []
 
         def on_state(job: JobState) -> None:
             job_id[:] = [job.job_id]
             words = f"{title}: job {job.job_id} {job.state.lower()}"
-            progress.update(task, description=words, last=job.reason)
+            progress.update(task, description=words, output=job.output)
             if not console.is_terminal:
                 _say(words)
 

@@ -9,7 +9,7 @@ from workshop import paths
 from workshop.cluster import profile as profiles
 from workshop.cluster.jobs import JobState
 from workshop.errors import UserError
-from workshop.runs import describe, job, schema, submit
+from workshop.runs import describe, job, record, schema, submit
 from workshop.runs.describe import Experiment
 from workshop.runs.load import Run, load
 
@@ -73,8 +73,8 @@ def run_lines(log: str) -> list[str]:
 
 def _local(experiment: Experiment) -> Run:
     out = paths.root() / ".runs-local" / "here"
-    folder, record = job.run(experiment, True, out)
-    return _checked(Run(experiment.name, record, folder))
+    folder, found = job.run(experiment, True, out)
+    return _checked(Run(experiment.name, found, folder))
 
 
 def _slurm(experiment: Experiment, lines: int) -> Run:
@@ -82,7 +82,7 @@ def _slurm(experiment: Experiment, lines: int) -> Run:
     small = not submit.real_gpus(site)
     if why := submit.refusal(experiment, site, small):
         raise UserError(f"{why}.")
-    out = paths.root() / ".runs-local" / "slurm"
+    out = record.destination(small=True)
 
     def on_state(state: JobState) -> None:
         print(f"job {state.job_id}: {state.state.lower()}")

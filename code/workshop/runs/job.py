@@ -249,7 +249,7 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = describe.select([arguments.name], describe.read())[0]
     signal.signal(signal.SIGTERM, _stop)
-    out = arguments.out or paths.records()
+    out = arguments.out or records.destination(arguments.small)
     _, record = run(chosen, arguments.small, out.resolve())
     print(f"{record['name']}: {record['status']}")
     sys.exit(record["exit_code"])

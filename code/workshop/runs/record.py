@@ -6,6 +6,8 @@ Only a job calls this: a record is never written by hand.
 import shutil
 from pathlib import Path
 
+from workshop import paths
+from workshop.errors import UserError
 from workshop.runs import node, schema, transports
 from workshop.runs.files import digest, sha256, write_json
 from workshop.runs.log import Log
@@ -13,6 +15,13 @@ from workshop.runs.summary import read_events, summarise
 
 FAILED = ".failed"
 STAGING = ".staging"
+
+
+def destination(small: bool) -> Path:
+    """Return where records go: small ones never into the book."""
+    if small:
+        return paths.root() / ".runs-local" / "slurm"
+    return paths.records()
 
 
 def metrics_files(folder: Path) -> list[Path]:
@@ -134,5 +143,5 @@ def _completed(folder: Path) -> bool:
         return False
     try:
         return schema.read(file)["status"] == schema.COMPLETED
-    except schema.UserError:
+    except UserError:
         return False
