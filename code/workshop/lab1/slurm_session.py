@@ -31,7 +31,11 @@ COMMANDS = (
         "srun --nodes=2 --ntasks-per-node=1 --gpus-per-node=1 bash -c "
         "'echo $SLURMD_NODENAME: GPUs $SLURM_STEP_GPUS'"
     ),
-    "srun --gpus-per-node=1 env | grep '^SLURM_' | sort | head -n 20",
+    (
+        "srun --nodes=2 --ntasks-per-node=1 --gpus-per-node=1 --label env | "
+        "grep -E 'SLURM_(NNODES|NTASKS|NODEID|PROCID|LOCALID|GPUS_ON_NODE)=' "
+        "| sort"
+    ),
     # Submit a script.
     "cat slurm/hello.sbatch",
     "sbatch --wait --output=slurm/logs/hello.out slurm/hello.sbatch",

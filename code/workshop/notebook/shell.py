@@ -11,6 +11,7 @@ from workshop.errors import UserError
 from workshop.paths import root
 
 RECORD = "lab1/slurm-session"
+END_TIMEOUT_S = 10
 
 
 def sh(command: str, check: bool = True, timeout: float = 120) -> None:
@@ -68,10 +69,19 @@ def capture(command: str, timeout: float) -> tuple[str, int]:
         ) from None
     finally:
         if process.poll() is None:
-            # The whole group, as Ctrl-C in a terminal would.
-            os.killpg(process.pid, signal.SIGINT)
-            process.wait()
+            _end(process)
     return output, process.returncode
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the command's whole process group, srun and its job with it."""
+    # Not SIGINT: srun wants two of them within a second.
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _run(command: str, timeout: float) -> int:
