@@ -139,7 +139,7 @@ class Head(nn.Module):
 
 
 class GPT(nn.Module):
-    """The dense model, the reference that every strategy is tested against."""
+    """The dense model, which every strategy is tested against."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -189,8 +189,8 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def compile_blocks(model: GPT) -> GPT:
-    """Compile the model in place, block by block.
+def compile_blocks(model: GPT, backend: str = "inductor") -> GPT:
+    """Compile the model in place, block by block, with torch.compile.
 
     One graph for the whole model would deliver every gradient when its
     single backward call returns, and nothing could be sent before that. With
@@ -198,5 +198,5 @@ def compile_blocks(model: GPT) -> GPT:
     backward ends, and all blocks share one compilation.
     """
     for part in (model.embedding, *model.blocks, model.head):
-        part.compile(fullgraph=True, dynamic=False)
+        part.compile(fullgraph=True, dynamic=False, backend=backend)
     return model

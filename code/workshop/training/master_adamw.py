@@ -24,8 +24,9 @@ def _update(
 ) -> None:
     """Update one flat tensor in place (Loshchilov and Hutter 2019).
 
-    `narrow` is the 16-bit parameter of `master`, if there is one. `scalars` holds the clip coefficient, 1 - beta1, 1 - beta2, the decay
-    factor 1 - lr * weight_decay, the step size lr / (1 - beta1^t),
+    `narrow` is the 16-bit parameter of `master`, if there is one. `scalars`
+    holds the clip coefficient, 1 - beta1, 1 - beta2, the decay factor
+    1 - lr * weight_decay, the step size lr / (1 - beta1^t),
     1 / sqrt(1 - beta2^t) and epsilon.
     """
     clip, rate1, rate2, decay, size, correction, epsilon = scalars.unbind()

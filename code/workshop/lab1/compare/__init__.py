@@ -1,1 +1,1 @@
-"""The contestants of `workshop.lab1.compare_data_parallel`."""
+"""The contestants of `workshop.lab1.compare_ddp`."""

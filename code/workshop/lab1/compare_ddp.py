@@ -1,4 +1,4 @@
-"""torchrun --standalone --nproc-per-node 2 -m workshop.lab1.compare_data_parallel --small
+"""torchrun --standalone --nproc-per-node 2 -m workshop.lab1.compare_ddp
 
 Trains the same GPT in several ways, in turn, in one job: one GPU alone, all
 GPUs without communication, our data parallelism (naive, overlapped, and
@@ -42,7 +42,7 @@ TRACED_STEPS = 3
 
 
 def parse() -> argparse.Namespace:
-    """Return the arguments; `--small` is a size for CPUs."""
+    """Return the arguments; without a GPU `--small` goes without saying."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[2])
     add = parser.add_argument
     add("--model", choices=list(CONFIGS), default="gpt-1.3b")
@@ -54,7 +54,8 @@ def parse() -> argparse.Namespace:
     add("--trace", action="store_true", help="profile some contestants")
     add("--small", action="store_true", help="tiny model, two steps")
     args = parser.parse_args()
-    if args.small:
+    if args.small or not torch.cuda.is_available():
+        args.small = True
         args.model, args.micro_batch, args.steps = "tiny", 2, 2
         args.warmup_steps = 1
     args.corpus = args.hf_dataset = None
