@@ -23,11 +23,13 @@ HTML = BUILD / "html"
 
 def environment() -> dict[str, str]:
     """Return the variables under which the cells run."""
+    ipython = ROOT / ".cache" / "ipython"
+    ipython.mkdir(parents=True, exist_ok=True)
     return {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "WORKSHOP_ROOT": str(ROOT),
-        "IPYTHONDIR": str(ROOT / ".cache" / "ipython"),
+        "IPYTHONDIR": str(ipython),
         "JUPYTER_PLATFORM_DIRS": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "PYTHONUTF8": "1",
