@@ -14,6 +14,7 @@ from workshop.cluster import bundle as carried
 from workshop.cluster import daemons, jobs, lifecycle, profile
 from workshop.cluster.layout import default_base
 from workshop.errors import one_sentence
+from workshop.paths import root
 
 DOWN = 3
 
@@ -114,17 +115,21 @@ def status(base: Base = None) -> None:
 @app.command()
 @one_sentence
 def bundle(
-    out: Annotated[Path, typer.Option(help="Folder to fill.")] = Path(
-        ".bundle"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to fill; default: .bundle of the checkout."
+        ),
+    ] = None,
 ) -> None:
     """Gather what a GPU host without network lacks, in one folder."""
+    out = out or root() / ".bundle"
     with progress("gathering packages") as report:
         count = carried.make(out, report)
-    print(f"{out}: {count / 1e6:.1f} MB")
+    print(f"{_near(out)}: {count / 1e6:.1f} MB")
     print("carry it with the repository; there, in the repository's folder:")
     print("  export PYTHONPATH=code")
-    print(f"  python3 -m workshop.cli cluster start --bundle {out}")
+    print(f"  python3 -m workshop.cli cluster start --bundle {out.name}")
     print("  . .slurm/env.sh")
 
 

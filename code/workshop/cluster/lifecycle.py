@@ -85,8 +85,10 @@ def start(
         else:
             shape = (len(devices) // nodes, devices, True)
         try:
-            layout = _prepare(base, nodes, shape, port, prefix)
-            _launch(layout, report)
+            # Ports are free until a daemon listens: one start at a time.
+            with _lock(Path(f"/tmp/workshop-ports-{os.getuid()}")):
+                layout = _prepare(base, nodes, shape, port, prefix)
+                _launch(layout, report)
         except BaseException:
             _stop(base)
             raise
@@ -131,9 +133,9 @@ def _compare(
 
 
 @contextmanager
-def _lock(base: Path) -> Iterator[None]:
-    """Let one process at a time start or stop the cluster."""
-    with open(f"{base}.lock", "w") as handle:
+def _lock(path: Path) -> Iterator[None]:
+    """Let one process at a time into the block that names `path`."""
+    with open(f"{path}.lock", "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
