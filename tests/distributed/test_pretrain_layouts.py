@@ -114,3 +114,43 @@ def test_a_resumed_run_equals_one_that_never_stopped(
     (tmp_path / "step-00000004").rename(tmp_path / "old")
     resumed = pool2.run(pretrain, folder, *argv, "--resume")[0]
     assert values(resumed) == values(whole)
+
+
+def refused(rank, world, folder, *argv):
+    """Return what the entry point refuses, as this rank raises it."""
+    from workshop.training.launch import AgreedError
+
+    with pytest.raises(AgreedError) as raised:
+        pretrain(rank, world, folder, *argv)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (["--corpus", "/no/such/text"], "/no/such/text does not exist"),
+        (["--vocabulary", "2000"], "2000 entries and the model tiny"),
+        (["--corpus-mib", "0.0001"], "fewer than one sequence of 64"),
+        (["--trace", "--warmup-steps", "2"], "--steps is 4: give 5 or more"),
+        (["--metrics", "/dev/null/m.jsonl"], "/dev/null/m.jsonl cannot be"),
+    ],
+)
+def test_bad_input_is_refused_by_all_ranks(pool2, folder, argv, says):
+    messages = pool2.run(refused, folder, *argv)
+    assert messages[0] == messages[1] and says in messages[0]
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_by_all_ranks(
+    pool2, tmp_path, folder
+):
+    argv = ["--checkpoint", str(tmp_path)]
+    pool2.run(pretrain, folder, *argv)
+    other = [*argv, "--resume", "--vocabulary", "300"]
+    messages = pool2.run(refused, folder, *other)
+    assert messages[0] == messages[1]
+    assert "another model (tokenizer_sha256 is" in messages[0]
+    state = tmp_path / "step-00000004" / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    messages = pool2.run(refused, folder, *argv, "--resume")
+    assert messages[0] == messages[1]
+    assert "state.pt has 1000 of" in messages[0]

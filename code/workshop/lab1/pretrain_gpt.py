@@ -116,10 +116,7 @@ def run(job: Job, args: Namespace) -> None:
         f"{name}, {reporter.tokens_per_step:,} tokens a step"
     )
     if args.resume:
-        where = f"resuming after step {start}" if start else (
-            f"no checkpoint in {args.checkpoint} yet: starting at step 1"
-        )
-        reporter.say(where)
+        reporter.say(where_it_resumes(args, start))
     train(
         model,
         state,
@@ -165,6 +162,15 @@ def prepare(
 
     first = together(lambda: make() if job.first else None)
     return together(lambda: first or make())
+
+
+def where_it_resumes(args: Namespace, start: int) -> str:
+    """Return the line that says from which step a run goes on."""
+    if start == 0:
+        return f"no checkpoint in {args.checkpoint} yet: starting at step 1"
+    if start >= args.steps:
+        return f"step {start} is done and --steps asks for {args.steps}"
+    return f"resuming after step {start}"
 
 
 def device_name(job: Job) -> str:

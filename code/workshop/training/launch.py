@@ -4,6 +4,7 @@ A job is started by torchrun, by Slurm's srun under it, or as one plain
 process.  Errors that a person can mend are printed as one sentence, once.
 """
 
+import ctypes
 import os
 import signal
 import sys
@@ -90,6 +91,7 @@ def launched() -> Iterator[Job]:
     on it, else that of the rank it happened on.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_with_launcher()
     cuda = torch.cuda.is_available()
     if "RANK" in os.environ:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
@@ -114,6 +116,19 @@ def launched() -> Iterator[Job]:
         sys.exit(2)
     except UserError as error:
         fail(str(error))
+
+
+def end_with_launcher() -> None:
+    """Ask Linux to kill this rank when torchrun dies.
+
+    torchrun puts each rank into a session of its own.  Killed with -9 it
+    cannot end them, and they would train on with nobody watching, holding
+    their GPUs and writing checkpoints.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        libc = ctypes.CDLL(None)
+        libc.prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def fastest_attention() -> AbstractContextManager[None]:
