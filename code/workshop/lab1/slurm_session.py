@@ -20,24 +20,23 @@ TIMEOUT_S = 120
 COMMANDS = (
     # Look at the cluster.
     "sinfo",
-    "sinfo -N -l",
-    "sinfo -N -o '%N %T %c CPUs %G'",
-    "scontrol show partition",
-    "scontrol show node | head -n 12",
+    "sinfo -N -o '%N %T %c %m %G'",
+    (
+        "scontrol show node "
+        "| grep -E 'NodeName|CPUTot|Gres|RealMemory|State' | head -n 5"
+    ),
     # Run something now.
-    "srun --nodes=2 --ntasks-per-node=1 hostname",
-    "srun --nodes=2 --ntasks-per-node=2 --label hostname",
+    "srun --nodes=2 --ntasks-per-node=1 hostname | sort",
+    (
+        "srun --nodes=2 --ntasks-per-node=2 bash -c 'echo rank "
+        "$SLURM_PROCID of $SLURM_NTASKS, node $SLURM_NODEID, "
+        "local rank $SLURM_LOCALID' | sort"
+    ),
     (
         "srun --nodes=2 --ntasks-per-node=1 --gpus-per-node=1 bash -c "
-        "'echo $SLURMD_NODENAME: GPUs $SLURM_STEP_GPUS'"
-    ),
-    (
-        "srun --nodes=2 --ntasks-per-node=1 --gpus-per-node=1 --label env | "
-        "grep -E 'SLURM_(NNODES|NTASKS|NODEID|PROCID|LOCALID|GPUS_ON_NODE)=' "
-        "| sort"
+        "'echo $SLURMD_NODENAME has GPU $SLURM_STEP_GPUS' | sort"
     ),
     # Submit a script.
-    "cat slurm/hello.sbatch",
     "sbatch --wait --output=slurm/logs/hello.out slurm/hello.sbatch",
     "cat slurm/logs/hello.out",
     (
@@ -51,32 +50,41 @@ COMMANDS = (
         "--wrap='srun sleep 240'"
     ),
     "sleep 2; squeue --name=sleeper",
-    "squeue --name=sleeper -o '%i %j %T %M %l %D %N'",
-    "scontrol show job $(squeue --noheader --name=sleeper -o %A)",
+    (
+        "scontrol show job $(squeue --noheader --name=sleeper -o %A) "
+        "| grep -E 'JobId|JobState|TimeLimit| NodeList|NumNodes|TRES'"
+    ),
     "scancel --name=sleeper",
-    "sleep 2; squeue --name=sleeper --states=all -o '%i %j %T %M'",
-    # Wait in the queue: each node has CPUs for two of these jobs.
+    (
+        "sleep 2; squeue --name=sleeper --states=all --sort=-i "
+        "-o '%i %j %T %M' | head -n 2"
+    ),
+    # Wait in the queue: an idle node has CPUs for two of these jobs.
     (
         "for i in 1 2 3; do sbatch --job-name=queue --nodes=2 "
         "--ntasks-per-node=4 --time=5 --output=/dev/null "
         "--wrap='sleep 240'; done"
     ),
-    "sleep 2; squeue --name=queue -o '%i %T %R'",
+    "sleep 2; squeue --name=queue --sort=i -o '%i %T %R'",
     "scancel --name=queue; sleep 2; squeue --name=queue",
     # Hold an allocation and use it.
-    "salloc --nodes=2 --ntasks-per-node=1 srun hostname",
     (
         "salloc --nodes=2 --ntasks-per-node=1 bash -c "
-        "'scontrol show hostnames; srun --nodes=1 --ntasks=1 hostname'"
+        "'scontrol show hostnames; srun hostname | sort; "
+        "srun --nodes=1 --ntasks=1 hostname'"
     ),
     # Many jobs from one script.
-    "cat slurm/array.sbatch",
     "sbatch --wait --output=slurm/logs/array-%a.out slurm/array.sbatch",
     "cat slurm/logs/array-?.out",
     # What Slurm says to a request it cannot meet.
     "sbatch --nodes=9 slurm/hello.sbatch",
     "sbatch --time=soon slurm/hello.sbatch",
     "srun --gpus-per-node=99 hostname",
+    # An answer to the exercise on two nodes of one task each.
+    (
+        "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 bash -c "
+        "'echo $SLURM_NODEID' | sort"
+    ),
 )
 
 
