@@ -85,15 +85,6 @@ def test_unit_belongs_to_a_single_metric(loader):
     assert expression.unit(f"{one} / {one}", loader) == ""
 
 
-def test_names_and_values_of_a_claim(loader):
-    text = 'run("lab1/two").loss < run("lab1/one").tokens_per_s.min'
-    assert expression.names(text) == ["lab1/two", "lab1/one"]
-    assert expression.values(text, loader) == {
-        "run('lab1/two').loss": 4.0,
-        "run('lab1/one').tokens_per_s.min": 90.0,
-    }
-
-
 @pytest.mark.parametrize(
     ("text", "says"),
     [

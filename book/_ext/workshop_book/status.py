@@ -9,6 +9,8 @@ from workshop.errors import UserError
 from workshop.runs import describe
 from workshop.runs import load as loading
 from workshop.runs.describe import Experiment
+from workshop.runs.expression import Loader
+from workshop.runs.status import prediction
 from workshop_book import problems, provenance, used
 
 HEADS = ("Run", "State", "Recorded", "Used in")
@@ -56,7 +58,8 @@ class RunsStatus(provenance.RecordDirective):
             run = self.env.app.workshop_runs.load(name)
         except UserError as error:
             if experiment.planned:
-                return "planned", planned(experiment)
+                load = self.env.app.workshop_runs.load
+                return "planned", planned(experiment, load)
             self._report(str(error))
             return "unusable", [nodes.paragraph("", f"{error}.")]
         used.note(self.env, self.env.docname, [run])
@@ -92,12 +95,15 @@ class RunsStatus(provenance.RecordDirective):
         return table
 
 
-def planned(experiment: Experiment) -> list[nodes.Node]:
-    """Return why a run is not recorded yet, and what is predicted."""
+def planned(experiment: Experiment, load: Loader) -> list[nodes.Node]:
+    """Return why a run is not recorded yet, and what is predicted.
+
+    The numbers of a prediction are expressions over records.
+    """
     found = []
     for label, text in (
         ("Not recorded yet", experiment.why),
-        ("Predicted", experiment.prediction),
+        ("Predicted", prediction(experiment.prediction, load)),
     ):
         if text:
             found.append(nodes.paragraph("", f"{label}: {text}"))

@@ -108,34 +108,6 @@ def unit(text: str, loader: Loader = loading.load) -> str:
     return value.entry["unit"] if isinstance(value, Metric) else ""
 
 
-def names(text: str) -> list[str]:
-    """Return the names of the runs that an expression reads, in order."""
-    found = []
-    for node in ast.walk(_parse(text)):
-        if isinstance(node, ast.Call) and _called(node) == "run":
-            name = _run_name(node, text)
-            if name not in found:
-                found.append(name)
-    return found
-
-
-def values(text: str, loader: Loader = loading.load) -> dict[str, Number]:
-    """Return each metric that an expression reads, with its value.
-
-    A false claim shows these.
-    """
-    result = {}
-    inner = set()
-    for node in ast.walk(_parse(text)):
-        if node in inner or not isinstance(
-            node, ast.Attribute | ast.Subscript
-        ):
-            continue
-        inner.update(ast.walk(node))
-        result[ast.unparse(node)] = _number(_evaluate(node, loader, text))
-    return result
-
-
 def _parse(text: str) -> ast.expr:
     try:
         return ast.parse(text.strip(), mode="eval").body
