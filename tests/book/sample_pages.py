@@ -63,6 +63,14 @@ Note that {number}`run("lab1/one").tokens_per_s / 1e3 | k tokens/s | .2f` is fro
 print("executed", 6 * 7)
 ```
 
+```{code-cell} python3
+:tags: [raises-exception, remove-output]
+%%px
+import highlighted_as_python
+```
+
+## A section
+
 ```{literalinclude} ../../slurm/experiment.sbatch
 :language: bash
 :lines: 1-5
@@ -71,6 +79,8 @@ print("executed", 6 * 7)
 ```python
 # this line of code is seventy-eight columns wide, the widest that we allow x
 ```
+
+## Another section
 
 ````{exercise}
 :label: exercise-one

@@ -27,7 +27,7 @@ SMALL = {
         "--accumulation 1 --corpus-mib 1 --log-every 1"
     ),
     "workshop.lab1.measure_links": "--small",
-    "workshop.lab1.compare_data_parallel": "--small",
+    "workshop.lab1.compare_ddp": "--small",
 }
 SLOW = ("--compile", "--trace")
 OWN_FOLDER = ("--checkpoint", "--metrics", "--out", "--output")

@@ -131,6 +131,7 @@ def test_a_number_works_in_a_notebook_page(small_built) -> None:
     page = small_built.page("lab1/toy")
     assert ">0.10\u00a0k tokens/s</span>" in page
     assert "executed 42" in page
+    assert '<span class="nn">highlighted_as_python</span>' in page
 
 
 def test_tables_and_figures_carry_their_provenance(small_built) -> None:
