@@ -11,7 +11,8 @@ import runs_folder
 
 from workshop import paths
 from workshop.errors import UserError
-from workshop.runs import check, describe, job, launch, node, transports
+from workshop.hardware import cpu
+from workshop.runs import check, describe, job, node
 
 NAME = "lab1/toy"
 
@@ -85,6 +86,14 @@ def test_run_without_metrics_has_failed(workshop):
     assert "wrote no metrics" in found["reason"]
 
 
+def test_gpus_are_looked_at_by_a_process_of_its_own(workshop, monkeypatch):
+    monkeypatch.setattr(job, "host_gpus", lambda: [{"index": 0}])
+    monkeypatch.setattr(node, "describe", None)
+    size = describe.read()[NAME].size()
+    found = job._nodes(size, workshop)
+    assert [each["cpu"]["model"] for each in found] == [cpu()["model"]]
+
+
 def test_metrics_that_are_no_events_have_failed(workshop):
     (workshop / "code" / "toy.py").write_text(
         "import os\n"
@@ -97,7 +106,7 @@ def test_metrics_that_are_no_events_have_failed(workshop):
 
 
 def test_whatever_goes_wrong_is_recorded(workshop, monkeypatch):
-    def broken(size):
+    def broken(size, root):
         raise RuntimeError("nodes are broken")
 
     monkeypatch.setattr(job, "_nodes", broken)
@@ -144,111 +153,6 @@ def test_no_commit_is_one_sentence(workshop, monkeypatch):
     with pytest.raises(UserError, match="WORKSHOP_COMMIT"):
         run(workshop)
     assert not paths.records().exists()
-
-
-def experiment(**fields):
-    toy = {
-        "name": "lab1/toy",
-        "title": "",
-        "chapter": "",
-        "nodes": 1,
-        "gpus_per_node": 2,
-        "module": "toy",
-        "args": ("--x", "a b"),
-    }
-    return describe.Experiment(**(toy | fields))
-
-
-def test_command_of_one_node():
-    toy = experiment()
-    assert launch.command(toy, toy.size()) == [
-        "torchrun",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "toy",
-        "--x",
-        "a b",
-    ]
-
-
-def test_two_nodes_become_one_on_a_single_machine():
-    toy = experiment(nodes=2, gpus_per_node=1)
-    command = launch.command(toy, toy.size().on_one_node())
-    assert command[:4] == [
-        "torchrun",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-
-
-def test_command_of_two_nodes_has_rank_0_on_the_first():
-    toy = experiment(nodes=2, gpus_per_node=1)
-    place = launch.Allocation(2, "node1", 20042)
-    command = launch.command(toy, toy.size(), place)
-    assert command[:3] == ["srun", "--nodes", "2"]
-    assert command[-1] == (
-        "exec torchrun --nnodes 2 --node-rank $SLURM_NODEID "
-        "--nproc-per-node 1 --master-addr node1 --master-port 20042 "
-        "-m toy --x 'a b'"
-    )
-
-
-def host(name, boot, *gpus):
-    return {
-        "node": name,
-        "host_name": name,
-        "boot_id": boot,
-        "gpus": [{"model": "G", "host_index": index} for index in gpus],
-    }
-
-
-@pytest.mark.parametrize(
-    ("hosts", "words", "gpus"),
-    [
-        ([host("n1", "a", 0, 1)], "one Slurm node", {"G": 2}),
-        (
-            [host("n1", "a", 0), host("n2", "a", 1)],
-            "two Slurm nodes on one host",
-            {"G": 2},
-        ),
-        (
-            [host("n1", "a", 0), host("n2", "a", 0)],
-            "two Slurm nodes on one host",
-            {"G": 1},
-        ),
-        (
-            [host("n1", "a", 0), host("n2", "b", 0)],
-            "two Slurm nodes on hosts of their own",
-            {"G": 2},
-        ),
-    ],
-)
-def test_layout_is_honest(hosts, words, gpus):
-    assert node.layout(hosts, slurm=True) == words
-    assert node.gpus(hosts) == gpus
-
-
-def test_transports_of_nccl(tmp_path):
-    (tmp_path / "0.n1.log").write_text(
-        "n1:7:9 [0] NCCL INFO Using network Socket\n"
-        "n1:7:9 [0] NCCL INFO Channel 00/0 : 0[0] -> 1[1] via P2P/CUMEM\n"
-        "n1:7:9 [0] NCCL INFO Channel 01 : 0[a100] -> 1[1] [send] via "
-        "NET/Socket/0\n"
-        "n1:7:9 [0] NCCL INFO Trees [0] 1/-1/-1->0->-1\n"
-    )
-    found, lines = transports.read(tmp_path)
-    assert found == {
-        "channels": {"NET/Socket/0": 1, "P2P/CUMEM": 1},
-        "networks": ["Socket"],
-    }
-    assert lines == [
-        "Using network Socket",
-        "Channel 00/0 : 0[0] -> 1[1] via P2P/CUMEM",
-        "Channel 01 : 0[a100] -> 1[1] [send] via NET/Socket/0",
-    ]
 
 
 def test_tests_on_gpus_are_a_run_with_counts(workshop):

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from workshop import paths
 from workshop.errors import UserError, one_sentence
+from workshop.hardware import host_gpus
 from workshop.runs import describe, execute, fingerprint, launch, node
 from workshop.runs import record as records
 from workshop.runs.describe import Experiment, Size
@@ -66,7 +67,7 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
     repeats: list[dict] = []
     status, reason, code = COMPLETED, "", 0
     try:
-        nodes = _nodes(size)
+        nodes = _nodes(size, root)
         _require_gpus(experiment, nodes, small)
         deadline = started + limit
         for repeat in range(1 if small else experiment.repeats):
@@ -175,12 +176,19 @@ def _allocation() -> launch.Allocation | None:
     return launch.Allocation(len(names), names[0], port)
 
 
-def _nodes(size: Size) -> list[dict]:
-    if size.nodes == 1:
+def _nodes(size: Size, root: Path) -> list[dict]:
+    """Describe every node of the job, the first one first.
+
+    Where there are GPUs this takes a process of its own, since looking at
+    them can leave memory taken on them for as long as the process lives.
+    """
+    if size.nodes == 1 and not host_gpus():
         return [node.describe()]
-    me = [sys.executable, "-m", "workshop.runs.node"]
-    tasks = ["--nodes", str(size.nodes), "--ntasks-per-node", "1"]
-    lines = _output(["srun", *tasks, *me]).splitlines()
+    command = [sys.executable, "-m", "workshop.runs.node"]
+    if size.nodes > 1:
+        tasks = ["--nodes", str(size.nodes), "--ntasks-per-node", "1"]
+        command = ["srun", *tasks, *command]
+    lines = _output(command, launch.path_variables(root)).splitlines()
     found = [json.loads(line) for line in lines if line.startswith("{")]
     return sorted(found, key=lambda each: each["node"])
 
@@ -196,9 +204,9 @@ def _require_gpus(
         )
 
 
-def _output(command: list[str]) -> str:
+def _output(command: list[str], env: dict[str, str] | None = None) -> str:
     done = subprocess.run(
-        command, check=False, capture_output=True, text=True
+        command, env=env, check=False, capture_output=True, text=True
     )
     if done.returncode:
         detail = done.stderr.strip().splitlines()[-1:] or ["no message"]

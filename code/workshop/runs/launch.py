@@ -68,21 +68,29 @@ def executable(argv: list[str], path: str) -> list[str]:
     program, *rest = argv
     if program == "python":
         return [sys.executable, *rest]
-    if program == "torchrun" and not shutil.which("torchrun", path=path):
-        return [sys.executable, "-m", "torch.distributed.run", *rest]
-    return argv
+    if shutil.which("torchrun", path=path):
+        return argv
+    module = [sys.executable, "-m", "torch.distributed.run"]
+    if program == "torchrun":
+        return [*module, *rest]
+    inner = argv[-1].replace("torchrun", shlex.join(module), 1)
+    return [*argv[:-1], inner]
 
 
-def variables(
-    root: Path, folder: Path, repeat: int, base: dict[str, str] | None = None
-) -> dict[str, str]:
-    """Return the environment of one repeat that writes into `folder`."""
-    env = dict(os.environ if base is None else base)
+def path_variables(root: Path) -> dict[str, str]:
+    """Return the environment with this interpreter and code/ in front."""
+    env = dict(os.environ)
     scripts = str(Path(sys.executable).parent)
     code = str(root / "code")
     given = env.get("PYTHONPATH", "")
     env["PATH"] = f"{scripts}{os.pathsep}{env.get('PATH', os.defpath)}"
     env["PYTHONPATH"] = f"{code}{os.pathsep}{given}" if given else code
+    return env
+
+
+def variables(root: Path, folder: Path, repeat: int) -> dict[str, str]:
+    """Return the environment of one repeat that writes into `folder`."""
+    env = path_variables(root)
     env["PYTHONUNBUFFERED"] = "1"
     env.setdefault("OMP_NUM_THREADS", "1")
     env["WORKSHOP_ROOT"] = str(root)
