@@ -20,8 +20,15 @@ def pretrain(rank, world, folder, *argv):
     os.environ["WORKSHOP_CACHE"] = f"{folder}/cache"
     metrics = Path(folder) / "metrics.jsonl"
     args = parse(
-        ["--steps", str(STEPS), "--corpus-mib", "0.2",
-         "--metrics", str(metrics), *argv]
+        [
+            "--steps",
+            str(STEPS),
+            "--corpus-mib",
+            "0.2",
+            "--metrics",
+            str(metrics),
+            *argv,
+        ]
     )
     run(Job(rank, world, torch.device("cpu")), args)
     lines = metrics.read_text().splitlines() if rank == 0 else []
@@ -54,8 +61,14 @@ def overlapped(pool2, folder):
         ["--data-parallel", "ddp"],
         ["--bucket-mib", "0.01"],
         ["--micro-batch", "2", "--accumulation", "2"],
-        ["--micro-batch", "1", "--accumulation", "4",
-         "--data-parallel", "ddp"],
+        [
+            "--micro-batch",
+            "1",
+            "--accumulation",
+            "4",
+            "--data-parallel",
+            "ddp",
+        ],
     ],
 )
 def test_two_ranks_in_every_way(pool2, folder, overlapped, argv):

@@ -55,7 +55,7 @@ def test_held_out_documents_are_a_small_disjoint_part():
     assert sorted((*training, *held_out)) == sorted(documents)
     share = sum(map(len, held_out)) / sum(map(len, documents))
     assert 0.04 < share <= 0.05
-    again, held_again = split(documents[::-1])
+    _, held_again = split(documents[::-1])
     assert set(held_again) == set(held_out)
 
 
@@ -124,7 +124,7 @@ def hub(monkeypatch):
     """A stand-in for `datasets`, which the environment does not hold."""
 
     class Rows(list):
-        column_names = ["text"]
+        column_names = ("text",)
 
     module = types.ModuleType("datasets")
 
@@ -134,7 +134,7 @@ def hub(monkeypatch):
             raise FileNotFoundError("no data set missing\nmore")
         rows = Rows({"text": f"{path} {name} {i} " * 9} for i in range(60))
         if path == "images":
-            rows.column_names = ["image", "label"]
+            rows.column_names = ("image", "label")
         return rows
 
     module.load_dataset = load_dataset
@@ -149,8 +149,10 @@ def test_a_hugging_face_data_set_gives_its_text(hub):
 
 @pytest.mark.parametrize(
     "name, message",
-    [("missing", r"loaded \(no data set missing\)"),
-     ("images", "image, label, but none called text")],
+    [
+        ("missing", r"loaded \(no data set missing\)"),
+        ("images", "image, label, but none called text"),
+    ],
 )
 def test_a_wrong_data_set_is_one_sentence(hub, name, message):
     with pytest.raises(UserError, match=message):

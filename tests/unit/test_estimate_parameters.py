@@ -74,9 +74,11 @@ def test_flops_equal_the_counted_ones(sizes):
     model = GPT(GPTConfig(*sizes))
     tokens = torch.randint(0, vocabulary, (2, sequence))
     # The counter has no formula for the CPU's fused attention.
-    with sdpa_kernel(SDPBackend.MATH):
-        with FlopCounterMode(display=False) as counter:
-            model(tokens, tokens).backward()
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
+        model(tokens, tokens).backward()
     exact = matmul_flops_per_token(layers, hidden, sequence, vocabulary)
     assert counter.get_total_flops() == tokens.numel() * exact
     convention = flops_per_token(

@@ -56,9 +56,7 @@ def test_a_limit_of_zero_is_no_clipping():
     for module in (ours, theirs):
         backward(module, 1)
         module[0].weight.grad *= 1e3
-    clipped_step(
-        make_optimizer(ours, 0.1), global_norm(ours.parameters()), 0
-    )
+    clipped_step(make_optimizer(ours, 0.1), global_norm(ours.parameters()), 0)
     make_optimizer(theirs, 0.1).step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -69,9 +69,7 @@ def load_corpus(
     limit = None if mib is None else int(mib * 2**20)
     documents = [t for t in _first_bytes(texts, limit) if t.strip()]
     if not documents:
-        raise UserError(
-            f"the corpus {name} holds no text: name another one"
-        )
+        raise UserError(f"the corpus {name} holds no text: name another one")
     digest = hashlib.sha256()
     for document in documents:
         digest.update(hashlib.sha256(document.encode()).digest())
@@ -152,8 +150,7 @@ def text_files(path: Path) -> Iterator[str]:
             for file in path.rglob("*")
             if file.is_file()
             and not any(
-                part.startswith(".")
-                for part in file.relative_to(path).parts
+                part.startswith(".") for part in file.relative_to(path).parts
             )
         )
     if not files:
@@ -196,7 +193,8 @@ def hugging_face(name: str) -> Iterator[str]:
         rows = datasets.load_dataset(
             path, configuration or None, split="train"
         )
-    except Exception as error:  # it raises many kinds, none in common
+    # It raises many kinds, with none in common.
+    except Exception as error:  # noqa: BLE001
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"the data set {name} cannot be loaded ({reason}): "
@@ -212,9 +210,7 @@ def hugging_face(name: str) -> Iterator[str]:
         yield row["text"]
 
 
-def _first_bytes(
-    texts: Iterable[str], limit: int | None
-) -> Iterator[str]:
+def _first_bytes(texts: Iterable[str], limit: int | None) -> Iterator[str]:
     """Yield texts until `limit` bytes of UTF-8; the last one is cut."""
     for text in texts:
         if limit is None:

@@ -69,7 +69,7 @@ def tokenizer_for(
     content = path.read_bytes()
     try:
         tokenizer = Tokenizer.from_str(content.decode())
-    except Exception:  # the library raises bare Exception
+    except Exception:  # noqa: BLE001  (the library raises bare Exception)
         raise UserError(
             f"the cached tokenizer {path} is damaged: delete it, and the "
             "next run trains it again"

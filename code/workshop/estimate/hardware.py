@@ -82,7 +82,8 @@ def peak_source(device):
 def _find(device):
     name = device.strip()
     for maker in MAKERS:
-        if name.startswith(maker):
+        # MicroPython has no removeprefix.
+        if name.startswith(maker):  # noqa: FURB188
             name = name[len(maker) :]
     for entry in PEAKS:
         if name.lower() in [known.lower() for known in entry[0]]:

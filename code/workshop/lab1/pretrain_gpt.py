@@ -63,9 +63,7 @@ def run(job: Job, args: Namespace) -> None:
         },
     )
     start = state.resume() if args.resume else 0
-    model = data_parallel(
-        module, args.data_parallel, job, args.bucket_mib
-    )
+    model = data_parallel(module, args.data_parallel, job, args.bucket_mib)
     if not start:
         torch.manual_seed(args.seed + 1 + job.rank)
     batches = [

@@ -86,9 +86,7 @@ def train(
             reporter.step(unread)
             unread = None
         if evaluates:
-            loss = held_out_loss(
-                state.module, held_out, device, options.bf16
-            )
+            loss = held_out_loss(state.module, held_out, device, options.bf16)
             reporter.held_out(step, loss)
         if saves:
             state.save(step)

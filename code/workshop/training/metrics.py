@@ -10,6 +10,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Self
 
 from workshop.errors import UserError
 
@@ -39,7 +40,7 @@ class MetricsWriter:
         kept = _events_until(Path(path), resumed_at) if resumed_at else []
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "w", encoding="utf-8")
+            self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise UserError(
                 f"the metrics file {path} cannot be written "
@@ -81,7 +82,7 @@ class MetricsWriter:
             self._file.close()
             self._file = None
 
-    def __enter__(self) -> "MetricsWriter":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
