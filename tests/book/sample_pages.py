@@ -95,7 +95,7 @@ Because.
 
 RUNS = """# Runs
 
-```{run-provenance} lab1/two
+```{runs-status}
 ```
 """
 

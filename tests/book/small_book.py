@@ -53,8 +53,27 @@ repeats = 2
 timeout = "60s"
 needs_gpus = 0
 """
-TOYS = {"one": "100", "two": "190", "old": "50", "edited": "70",
-        "broken": "fails"}  # fmt: skip
+PLANNED = """
+[[experiment]]
+name = "lab1/four"
+title = "Four toys"
+chapter = "lab1/toy"
+module = "toy_one"
+nodes = 2
+gpus_per_node = 2
+status = "planned"
+why = "no machine here has four GPUs"
+prediction = "four toys do the work of four"
+"""
+SOUND = ("one", "two", "old")
+UNSOUND = ("edited", "broken")
+TOYS = {
+    "one": "100",
+    "two": "190",
+    "old": "50",
+    "edited": "70",
+    "broken": "fails",
+}
 
 
 def make_root(root: Path) -> Path:
@@ -63,11 +82,7 @@ def make_root(root: Path) -> Path:
         (root / folder).mkdir(parents=True)
     (root / "bin" / "scontrol").write_text("#!/bin/sh\necho toynode\n")
     (root / "bin" / "scontrol").chmod(0o755)
-    described = ""
-    for name, argument in TOYS.items():
-        (root / "code" / f"toy_{name}.py").write_text(TOY)
-        described += EXPERIMENT.format(name=name, argument=argument)
-    (root / "slurm" / "experiments.toml").write_text(described)
+    (root / "slurm" / "experiments.toml").write_text(PLANNED)
     shutil.copy2(HERE / SCRIPT, root / SCRIPT)
     for name in ("workshop/runs/launch.py", "workshop/training/metrics.py"):
         target = root / "code" / name
@@ -77,11 +92,21 @@ def make_root(root: Path) -> Path:
         (root / "book" / name).symlink_to(HERE / "book" / name)
     for name in ("_config.yml", "node_modules"):
         (root / name).symlink_to(HERE / name)
-    with ThreadPoolExecutor(2) as pool:
-        jobs = list(pool.map(lambda name: run_job(root, name), TOYS))
-    for name, job in zip(TOYS, jobs, strict=True):
-        assert (job.returncode == 0) == (name != "broken"), job.stderr
+    add_toys(root, SOUND)
     return root
+
+
+def add_toys(root: Path, names: tuple[str, ...]) -> None:
+    """Describe toy experiments and run their jobs."""
+    described = root / "slurm" / "experiments.toml"
+    for name in names:
+        (root / "code" / f"toy_{name}.py").write_text(TOY)
+        text = EXPERIMENT.format(name=name, argument=TOYS[name])
+        described.write_text(described.read_text() + text)
+    with ThreadPoolExecutor(2) as pool:
+        jobs = list(pool.map(lambda name: run_job(root, name), names))
+    for name, job in zip(names, jobs, strict=True):
+        assert (job.returncode == 0) == (name != "broken"), job.stderr
 
 
 def environment(root: Path) -> dict[str, str]:

@@ -78,6 +78,7 @@ def copy(root: Path, target: Path) -> Path:
 def faulty(small_root: Path, tmp_path_factory) -> tuple:
     """The faulty book, built twice without a change in between."""
     root = copy(small_root, tmp_path_factory.mktemp("faulty") / "root")
+    small_book.add_toys(root, small_book.UNSOUND)
     small_book.edit_record(root, "edited", "70.5", "75.5")
     pages = {"index": "# Faults\n", "status": STATUS}
     pages |= {
@@ -141,6 +142,16 @@ def test_tables_and_figures_carry_their_provenance(small_built) -> None:
     assert "rate (tokens/s)" in page
     assert 'role="img" aria-label="Time and bandwidth grow' in page
     assert '<span class="pre">lab1/two</span></code>' in page
+
+
+def test_the_status_page_lists_every_run(small_built) -> None:
+    page = small_built.page("runs")
+    for name in (*small_book.SOUND, "four"):
+        assert f'<span class="pre">lab1/{name}</span>' in page
+    assert page.count('class="state is-fresh"') == 3
+    assert page.count('class="state is-planned"') == 1
+    assert "Predicted: four toys do the work of four" in page
+    assert 'href="lab1/toy.html"' in page
 
 
 def test_pages_name_no_other_host(small_built) -> None:
