@@ -1,0 +1,84 @@
+"""The checks of chapter 01's exercises, and its view of a machine."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from workshop.lab1 import cluster_exercises as exercises
+from workshop.notebook.machine import machine
+
+
+@pytest.mark.parametrize(
+    ("check", "right", "wrong"),
+    [
+        (exercises.check_bus_bandwidth, 375.8, 214.7),
+        (exercises.check_bus_bandwidth, 375.8, 100.0),
+        (
+            exercises.check_half_length,
+            lambda alpha, beta: alpha * beta,
+            lambda alpha, beta: beta / alpha,
+        ),
+        (
+            exercises.check_node_numbers,
+            lambda: print("replayed from job 7\n0\n1"),
+            lambda: print("0\n0"),
+        ),
+    ],
+)
+def test_a_check_knows_right_from_wrong_and_from_nothing(
+    check, right, wrong
+) -> None:
+    assert check(right) == exercises.RIGHT
+    assert check(wrong) not in (exercises.RIGHT, exercises.MISSING)
+    assert check(None) == exercises.MISSING
+
+
+def record(gpus: int) -> dict:
+    """Return the parts of a record that describe hardware."""
+    model = {"model": "GPU X", "memory_gib": 80.0, "multiprocessors": 100}
+    table = {
+        "devices": ["GPU0", "GPU1", "NIC0"],
+        "matrix": [["X", "NV4", "SYS"], ["NV4", "X", "SYS"], ["SYS"] * 3],
+        "nvlink": [{"gpu": i, "links": 4, "gb_per_s": 100.0} for i in (0, 1)],
+    }
+    return {
+        "layout": "two Slurm nodes on one host",
+        "hosts": [
+            {
+                "node": f"node{n + 1}",
+                "gpus": [{"host_index": n}] if gpus else [],
+            }
+            for n in (0, 1)
+        ],
+        "hardware": {
+            "gpus": [model] * gpus,
+            "links": table if gpus else None,
+            "peer_access": [[True] * gpus] * gpus or None,
+            "cpu": {
+                "model": "CPU Y",
+                "usable": 16,
+                "memory_gib": 250.0,
+                "memory_limit_gib": 128.0 if gpus else None,
+            },
+        },
+        "transports": {"channels": {"P2P/CUMEM": 8} if gpus else {}},
+    }
+
+
+def test_a_machine_with_gpus_names_links_and_transports() -> None:
+    text = machine(SimpleNamespace(record=record(2)))
+    lines = dict(line.split(maxsplit=1) for line in text.splitlines())
+    assert lines["layout"] == "two Slurm nodes on one host"
+    assert lines["node2"] == "GPU 1 of its host"
+    assert lines["GPU0-GPU1"] == "NV4" and "NIC0" not in text
+    assert "4 links a GPU, 100 GB/s each way" in text
+    assert "limited to 128" in lines["memory"]
+    assert "P2P/CUMEM" in text and "peer access  yes" in text
+
+
+def test_a_machine_without_gpus_says_so_and_leaves_the_rest_out() -> None:
+    text = machine(SimpleNamespace(record=record(0)))
+    assert "node1   no GPU" in text
+    assert not {"NVLink", "NCCL used", "peer access"} & {
+        line.split("  ")[0] for line in text.splitlines()
+    }
