@@ -16,7 +16,13 @@ FILES = (
     "pyproject.toml",
     "README.md",
 )
-IGNORED = {"__pycache__", ".ipynb_checkpoints", ".pytest_cache", "logs"}
+IGNORED = {
+    "__pycache__",
+    ".ipynb_checkpoints",
+    ".pytest_cache",
+    "logs",
+    ".staging",
+}
 
 
 def files(root: Path) -> Iterator[Path]:

@@ -40,6 +40,10 @@ Two toys move more than {number}`run("lab1/one")["all_reduce_busbw{bytes=1024}"]
 ```{run-provenance} lab1/one, lab1/two
 ```
 
+| toy | rate |
+|---|---|
+| one | {number}`run("lab1/one").tokens_per_s / 1e3 \\| k tokens/s \\| .1f` |
+
 A formula, $\\\\frac{2(n-1)}{n} M$, and a block:
 
 $$

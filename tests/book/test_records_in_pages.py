@@ -21,6 +21,10 @@ FAULTS = {
          "run('lab1/two').tokens_per_s = 190.5",
          "3 * run('lab1/one').tokens_per_s = 301.5"],
     ),
+    "false-claim-on-two-lines": (
+        '{claim}`no slower |\nrun("lab1/one").tokens_per_s > 900`',
+        ["the claim 'no slower' is false", "tokens_per_s = 100.5"],
+    ),
     "claim-of-a-number": (
         '{claim}`fast | run("lab1/two").tokens_per_s`',
         ["the claim 'fast' rests on", "190.5", "needs a comparison"],
@@ -140,6 +144,7 @@ def test_tables_and_figures_carry_their_provenance(small_built) -> None:
     assert page.count("Recorded: Slurm job 4700 on toynode and Slurm job "
                       "4701 on toynode") == 2  # fmt: skip
     assert "rate (tokens/s)" in page
+    assert ">0.1\u00a0k tokens/s</span>" in page  # in a table of Markdown
     assert 'role="img" aria-label="Time and bandwidth grow' in page
     assert '<span class="pre">lab1/two</span></code>' in page
 

@@ -17,21 +17,33 @@ from sphinx.environment import BuildEnvironment
 from workshop import paths
 
 KEPT = 4
+CELLS = (
+    "code",
+    "slurm",
+    "book/runs",
+    "requirements.txt",
+    "requirements-torch.txt",
+)
+PAGES = (*CELLS, "book/_ext", "_config.yml")
+PASSING = ("__pycache__", "logs", ".staging")
 
 
-def fingerprint(root: Path, mode: str) -> str:
-    """Return a short hash of all that cells and roles read."""
+def fingerprint(root: Path, inputs: tuple[str, ...], mode: str) -> str:
+    """Return a short hash of files and folders and of the mode."""
     sha = hashlib.sha256(mode.encode())
-    for folder in ("code", "slurm", "book/runs", "book/_ext"):
-        for path in sorted((root / folder).rglob("*")):
-            hidden = any(
-                part in ("__pycache__", "logs") or part.endswith(".egg-info")
-                for part in path.relative_to(root).parts
-            )
-            if path.is_file() and not hidden:
-                sha.update(str(path.relative_to(root)).encode() + b"\0")
+    for name in inputs:
+        top = root / name
+        for path in [top] if top.is_file() else sorted(top.rglob("*")):
+            parts = path.relative_to(root).parts
+            if path.is_file() and not any(map(passing, parts)):
+                sha.update("/".join(parts).encode() + b"\0")
                 sha.update(path.read_bytes())
     return sha.hexdigest()[:16]
+
+
+def passing(part: str) -> bool:
+    """Say whether a folder's content comes and goes."""
+    return part in PASSING or part.endswith(".egg-info")
 
 
 def prune(folder: Path, keep: str) -> None:
@@ -45,10 +57,11 @@ def prune(folder: Path, keep: str) -> None:
 def choose(app: Sphinx, config: Config) -> None:
     """Point jupyter-cache at the folder for the present inputs."""
     mode = os.environ.get("WORKSHOP_RUN", "replay")
-    app.workshop_inputs = fingerprint(paths.root(), mode)
+    cells = fingerprint(paths.root(), CELLS, mode)
+    app.workshop_inputs = fingerprint(paths.root(), PAGES, mode)
     folder = Path(app.outdir).parent / ".jupyter_cache"
-    prune(folder, app.workshop_inputs)
-    config.nb_execution_cache_path = str(folder / app.workshop_inputs)
+    prune(folder, cells)
+    config.nb_execution_cache_path = str(folder / cells)
 
 
 def outdated(

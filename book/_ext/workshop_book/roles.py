@@ -6,6 +6,7 @@ unless the expression is true. `{typed}`TEXT | REASON`` marks a number that
 was not measured here and says why it may be typed.
 """
 
+import re
 from html import escape
 from pathlib import Path
 
@@ -43,11 +44,11 @@ class RecordRole(SphinxRole):
 
     def line(self) -> int:
         """Return the line of the role, which may not open its paragraph."""
-        path = Path(self.env.doc2path(self.env.docname))
+        source = Path(self.env.doc2path(self.env.docname)).read_text()
+        words = r"\s+".join(map(re.escape, self.text.split()))
         marked = [
-            number
-            for number, line in enumerate(path.read_text().splitlines(), 1)
-            if self.text in line
+            source.count("\n", 0, match.start()) + 1
+            for match in re.finditer(words, source)
         ]
         after = [number for number in marked if number >= self.lineno]
         return (after or marked or [self.lineno])[0]

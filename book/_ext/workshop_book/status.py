@@ -13,7 +13,7 @@ from workshop.runs.expression import Loader
 from workshop.runs.status import prediction
 from workshop_book import problems, provenance, used
 
-HEADS = ("Run", "State", "Recorded", "Used in")
+HEADS = ("Run", "State", "Recorded")
 
 
 class RunsStatus(provenance.RecordDirective):
@@ -49,7 +49,6 @@ class RunsStatus(provenance.RecordDirective):
             name,
             [nodes.paragraph("", state, classes=["state", f"is-{state}"])],
             recorded,
-            [nodes.paragraph("", "", self._chapter(experiment.chapter))],
         ]
 
     def _state(self, experiment: Experiment) -> tuple[str, list[nodes.Node]]:
@@ -66,7 +65,11 @@ class RunsStatus(provenance.RecordDirective):
         text = nodes.paragraph("", f"{run.provenance()}. Repeat it with ")
         text += nodes.literal("", f"workshop runs submit {name}")
         text += nodes.Text(".")
-        return run.status, [text, *provenance.stale_note([run])]
+        cell = [text, *provenance.stale_note([run])]
+        if run.finding.note:
+            note = f"{run.finding.note[0].upper()}{run.finding.note[1:]}."
+            cell.append(nodes.paragraph("", note))
+        return run.status, cell
 
     def _chapter(self, docname: str) -> nodes.Node:
         if docname not in self.env.found_docs:
@@ -84,9 +87,9 @@ class RunsStatus(provenance.RecordDirective):
 
     def _table(self, chapter: str, rows: list) -> nodes.table:
         table = nodes.table(classes=["runs-status"])
-        table += nodes.title("", f"Runs of {chapter}")
+        table += nodes.title("", "Runs of ", self._chapter(chapter))
         group = nodes.tgroup(cols=len(HEADS))
-        group += [nodes.colspec(colwidth=w) for w in (28, 10, 44, 18)]
+        group += [nodes.colspec(colwidth=w) for w in (30, 10, 60)]
         heads = [[nodes.paragraph("", head)] for head in HEADS]
         group += nodes.thead("", row_of(heads))
         group += nodes.tbody("", *(row_of(row) for row in rows))
