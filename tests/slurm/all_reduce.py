@@ -17,12 +17,14 @@ rank, world = dist.get_rank(), dist.get_world_size()
 total = torch.tensor(float(rank + 1))
 dist.all_reduce(total)
 assert total.item() == world * (world + 1) / 2
-print(
+line = (
     f"rank {rank} of {world} on {os.environ['SLURMD_NODENAME']} "
     f"({socket.gethostname()}) local {os.environ['LOCAL_RANK']} "
-    f"pid {os.getpid()} sum {total.item():g}",
-    flush=True,
+    f"pid {os.getpid()} sum {total.item():g}\n"
 )
+# One write: print would send the line's end by itself, after which
+# another rank's line may already have come.
+os.write(sys.stdout.fileno(), line.encode())
 if len(sys.argv) > 1:
     time.sleep(float(sys.argv[1]))
 dist.barrier()
