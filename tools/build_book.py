@@ -36,6 +36,16 @@ def environment() -> dict[str, str]:
     }
 
 
+def slurm_answers(env: dict[str, str]) -> bool:
+    """Say whether a Slurm is up: the site's own, or the local cluster."""
+    program = (
+        "import sys; from workshop import cluster; "
+        "sys.exit(not cluster.available())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=env)
+    return done.returncode == 0
+
+
 def cluster(command: str, env: dict[str, str]) -> subprocess.CompletedProcess:
     """Run `workshop cluster COMMAND` and return how it went."""
     program = Path(sys.executable).parent / "workshop"
@@ -51,9 +61,9 @@ def cluster(command: str, env: dict[str, str]) -> subprocess.CompletedProcess:
 
 @contextmanager
 def slurm(env: dict[str, str]) -> Iterator[None]:
-    """Have the local Slurm cluster up while the cells run, if it can be."""
-    if cluster("status", env).returncode == 0:
-        print("the local Slurm cluster is already up", flush=True)
+    """Have a Slurm cluster up while the cells run, if that can be."""
+    if slurm_answers(env):
+        print("the cells use the Slurm that is up", flush=True)
         yield
         return
     print("starting the local Slurm cluster", flush=True)
@@ -125,22 +135,32 @@ def build(env: dict[str, str]) -> None:
         )
 
 
-def main() -> None:
-    """Build when something changed, then say where the book is."""
+def refresh() -> None:
+    """Build, unless the pages are of exactly these sources."""
     began = time.monotonic()
     stamp = book_inputs.stamp()
     if book_inputs.fresh():
         print("the book is up to date")
-    else:
-        if not stamp.is_file():
-            forget_pages()
-        stamp.unlink(missing_ok=True)
-        wanted = book_inputs.digest()
-        env = environment()
-        with slurm(env):
-            build(env)
-        stamp.write_text(wanted)
-        print(f"built in {time.monotonic() - began:.0f} s")
+        return
+    if not stamp.is_file():
+        forget_pages()
+    stamp.unlink(missing_ok=True)
+    wanted = book_inputs.digest()
+    env = environment()
+    with slurm(env):
+        build(env)
+    stamp.write_text(wanted)
+    print(f"built in {time.monotonic() - began:.0f} s")
+
+
+def main() -> None:
+    """Build when something changed, then say where the book is."""
+    try:
+        refresh()
+    except KeyboardInterrupt:
+        raise SystemExit(
+            "error: interrupted; 'make book' builds what is missing"
+        ) from None
     print(f"open {(HTML / 'index.html').as_uri()}")
     print(
         "or serve it: "

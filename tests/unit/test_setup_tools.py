@@ -178,3 +178,27 @@ def test_a_build_that_writes_nothing_fails(tmp_path, monkeypatch) -> None:
     )
     with pytest.raises(SystemExit, match="wrote no index.html"):
         build_book.build({})
+
+
+def test_the_script_of_continuous_integration_parses() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    targets = re.findall(r"make ([\w -]+)$", script.read_text(), re.MULTILINE)
+    for names in targets:
+        subprocess.run(
+            ["make", "-n", *names.split()],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        )
+    assert {"test", "clean-book book", "test-site"} <= set(targets)
+
+
+def test_help_lists_every_target() -> None:
+    done = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    makefile = (ROOT / "Makefile").read_text()
+    for name in re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE):
+        assert re.search(rf"^  {name} +\S", done.stdout, re.MULTILINE), name
