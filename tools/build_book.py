@@ -103,34 +103,40 @@ def pages() -> list[Path]:
     return [HTML / f"{name}.html" for name in names]
 
 
-def build(env: dict[str, str]) -> None:
-    """Run Jupyter Book and make sure that the pages are there."""
-    done = subprocess.run(
-        [
-            Path(sys.executable).parent / "jupyter-book",
-            "build",
-            "book",
-            "--config",
-            "_config.yml",
-            "--toc",
-            str(ROOT / "_toc.yml"),
-            "--path-output",
-            ".",
-            "-W",
-            "-n",
-            "--keep-going",
-        ],
+def jupyter_book(env: dict[str, str]) -> int:
+    """Run Jupyter Book and return its exit code.
+
+    It gets a session of its own: Ctrl-C reaches this program alone, which
+    ends it at once; its kernels end when they have lost their parent.
+    """
+    command = [Path(sys.executable).parent / "jupyter-book", "build", "book"]
+    command += ["--config", "_config.yml", "--toc", str(ROOT / "_toc.yml")]
+    command += ["--path-output", ".", "-W", "-n", "--keep-going"]
+    process = subprocess.Popen(
+        command,
         cwd=ROOT,
         env=env,
         stdin=subprocess.DEVNULL,
+        start_new_session=True,
     )
+    try:
+        return process.wait()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+
+
+def build(env: dict[str, str]) -> None:
+    """Build and make sure that the pages are there."""
+    code = jupyter_book(env)
     missing = [page for page in pages() if not page.is_file()]
-    if done.returncode or missing:
+    if code or missing:
         forget_pages()
         raise SystemExit(
             "error: the book was not built; repair what the lines above "
             "name and run 'make book' again"
-            if done.returncode
+            if code
             else f"error: the build ended well but wrote no {missing[0].name}"
         )
 

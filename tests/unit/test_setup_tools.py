@@ -160,10 +160,7 @@ def test_a_failed_build_leaves_no_stamp_and_no_pages(
     html.mkdir()
     monkeypatch.setattr(build_book, "BUILD", build)
     monkeypatch.setattr(build_book, "HTML", html)
-    monkeypatch.setattr(
-        "subprocess.run",
-        lambda *a, **k: subprocess.CompletedProcess(a, 1),
-    )
+    monkeypatch.setattr(build_book, "jupyter_book", lambda env: 1)
     with pytest.raises(SystemExit, match="the book was not built"):
         build_book.build({})
     assert not html.exists() and not (build / ".doctrees").exists()
@@ -172,10 +169,7 @@ def test_a_failed_build_leaves_no_stamp_and_no_pages(
 def test_a_build_that_writes_nothing_fails(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(build_book, "BUILD", tmp_path)
     monkeypatch.setattr(build_book, "HTML", tmp_path / "html")
-    monkeypatch.setattr(
-        "subprocess.run",
-        lambda *a, **k: subprocess.CompletedProcess(a, 0),
-    )
+    monkeypatch.setattr(build_book, "jupyter_book", lambda env: 0)
     with pytest.raises(SystemExit, match="wrote no index.html"):
         build_book.build({})
 
