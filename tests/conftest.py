@@ -23,12 +23,10 @@ class Executed:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Fail a session in which everything was skipped."""
         collecting = session.config.option.collectonly
-        if not self.count and session.testscollected and not collecting:
-            if session.exitstatus == pytest.ExitCode.OK:
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
-                print(
-                    "\nerror: every test was skipped, so nothing was tested"
-                )
+        nothing = session.testscollected and not (self.count or collecting)
+        if nothing and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            print("\nerror: every test was skipped, so nothing was tested")
 
 
 def pytest_configure(config: pytest.Config) -> None:

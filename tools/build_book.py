@@ -42,7 +42,9 @@ def slurm_answers(env: dict[str, str]) -> bool:
         "import sys; from workshop import cluster; "
         "sys.exit(not cluster.available())"
     )
-    done = subprocess.run([sys.executable, "-c", program], env=env)
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, env=env
+    )
     return done.returncode == 0
 
 
@@ -51,6 +53,7 @@ def cluster(command: str, env: dict[str, str]) -> subprocess.CompletedProcess:
     program = Path(sys.executable).parent / "workshop"
     return subprocess.run(
         [program, "cluster", command],
+        check=False,
         env=env,
         text=True,
         stdin=subprocess.DEVNULL,

@@ -73,7 +73,7 @@ def step(number: int, title: str, *command: object) -> None:
     """Run one step of the installation and say how long it took."""
     print(f"[{number}/5] {title}", flush=True)
     began = time.monotonic()
-    done = subprocess.run([str(part) for part in command], cwd=ROOT)
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, check=False)
     if done.returncode:
         fail(
             f"could not {title[0].lower()}{title[1:]} (its own words are "

@@ -51,6 +51,7 @@ def main() -> None:
             "--no-fund",
             "--loglevel=error",
         ],
+        check=False,
         cwd=ROOT,
         env={**os.environ, "PATH": f"{node / 'bin'}:{os.environ['PATH']}"},
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "book"))
 
-import browser as browsing  # noqa: E402
+import browser as browsing
 
 
 def main() -> None:

@@ -136,7 +136,7 @@ def run_job(root: Path, name: str) -> subprocess.CompletedProcess:
     )
     return subprocess.run(
         [sys.executable, "-m", "workshop.runs.job", f"lab1/{name}"],
-        env=env, cwd=root, capture_output=True, text=True, timeout=120,
+        check=False, env=env, cwd=root, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
 
@@ -168,7 +168,7 @@ def build(root: Path, pages: dict[str, str]) -> Built:
          "--config", "_config.yml", "--toc", str(root / "_toc.yml"),
          "--path-output", ".",
          "-W", "-n", "--keep-going"],
-        cwd=root, env=environment(root), text=True, timeout=300,
+        check=False, cwd=root, env=environment(root), text=True, timeout=300,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )  # fmt: skip

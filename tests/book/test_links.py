@@ -40,6 +40,11 @@ def read(folder: Path) -> dict[Path, Found]:
     return pages
 
 
+def ids(pages: dict[Path, Found], target: Path, anchor: str) -> set[str]:
+    """Return the anchors of a page; a file that is no page has any."""
+    return pages[target].ids if target in pages else {anchor}
+
+
 def broken(folder: Path) -> list[str]:
     """Return what is wrong with the links of a site."""
     pages, wrong = read(folder), []
@@ -58,9 +63,8 @@ def broken(folder: Path) -> list[str]:
             anchor = unquote(parts.fragment)
             if not target.exists():
                 wrong.append(f"{name} links to {link}, which is not there")
-            elif anchor and target in pages:
-                if anchor not in pages[target].ids:
-                    wrong.append(f"{name} links to {link}: no such anchor")
+            elif anchor and anchor not in ids(pages, target, anchor):
+                wrong.append(f"{name} links to {link}: no such anchor")
     return wrong
 
 

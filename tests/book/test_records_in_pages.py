@@ -13,10 +13,14 @@ row | {run}
 columns:
 rate | tokens/s | row.tokens_per_s
 ```"""
+FIGURE = "```{{run-figure}} lab1/one\n{}\n\nCaption.\n```"
+THRICE = (
+    '{claim}`thrice | run("lab1/two").tokens_per_s > '
+    '3 * run("lab1/one").tokens_per_s`'
+)
 FAULTS = {
     "false-claim": (
-        '{claim}`thrice | run("lab1/two").tokens_per_s > '
-        '3 * run("lab1/one").tokens_per_s`',
+        THRICE,
         ["the claim 'thrice' is false",
          "run('lab1/two').tokens_per_s = 190.5",
          "3 * run('lab1/one').tokens_per_s = 301.5"],
@@ -56,13 +60,11 @@ FAULTS = {
     "no-expression": ("{number}`1 +`", ["is not an expression"]),
     "typed-number": ("It takes 41 ms.", ["'41 ms' is a typed measurement"]),
     "figure-without-alt": (
-        "```{run-figure} lab1/one\n:draw: workshop.notebook.figures."
-        "bandwidth_curve\n\nCaption.\n```",
+        FIGURE.format(":draw: workshop.notebook.figures.bandwidth_curve"),
         ["run-figure needs an :alt: text"],
     ),
     "figure-without-function": (
-        "```{run-figure} lab1/one\n:draw: workshop.nowhere.draw\n:alt: A.\n"
-        "\nCaption.\n```",
+        FIGURE.format(":draw: workshop.nowhere.draw\n:alt: A."),
         ["'workshop.nowhere.draw' cannot be imported"],
     ),
     "table-without-columns": (

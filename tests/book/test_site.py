@@ -83,13 +83,15 @@ def test_the_checks_see_a_bad_page(chromium, tmp_path) -> None:
         "<script src='http://localhost:9/elsewhere.js'></script>"
         "<script>throw new Error('planted')</script>"
     )
-    with browsing.served(tmp_path) as address:
-        with browsing.watched(chromium, address, 390, "light") as tab:
-            tab.open("index.html")
-            tab.page.add_script_tag(path=str(AXE))
-            said = "\n".join(tab.wrong + tab.page.evaluate(SERIOUS))
-            wide = tab.page.evaluate(TOO_WIDE)
-            scrolls = tab.page.evaluate(CODE_SCROLLS)
+    with (
+        browsing.served(tmp_path) as address,
+        browsing.watched(chromium, address, 390, "light") as tab,
+    ):
+        tab.open("index.html")
+        tab.page.add_script_tag(path=str(AXE))
+        said = "\n".join(tab.wrong + tab.page.evaluate(SERIOUS))
+        wide = tab.page.evaluate(TOO_WIDE)
+        scrolls = tab.page.evaluate(CODE_SCROLLS)
     for word in (
         "planted",
         "404",

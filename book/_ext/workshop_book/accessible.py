@@ -9,18 +9,12 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
+SEARCH = r'(<button class="btn search-button-field[^>]*?) aria-label="[^"]*"'
+SWITCH = r'(<i class="theme-switch [^>]*data-mode="\w+")\s+title="[^"]*"'
 REPAIRS = (
-    (
-        re.compile(r'(<button class="btn search-button-field[^>]*?) aria-label='
-                   r'"[^"]*"'),
-        r"\1",
-    ),
-    (
-        re.compile(r'(<i class="theme-switch [^>]*data-mode="\w+")\s+'
-                   r'title="[^"]*"'),
-        r'\1 aria-hidden="true"',
-    ),
-    (re.compile(r'<div role="list" class="citation-list">'),
+    (SEARCH, r"\1"),
+    (SWITCH, r'\1 aria-hidden="true"'),
+    ('<div role="list" class="citation-list">',
      '<div class="citation-list">'),
 )  # fmt: skip
 
@@ -28,7 +22,7 @@ REPAIRS = (
 def repaired(html: str) -> str:
     """Return the text of a page with every fault repaired."""
     for pattern, better in REPAIRS:
-        html = pattern.sub(better, html)
+        html = re.sub(pattern, better, html)
     return html
 
 

@@ -19,7 +19,7 @@ from workshop.runs import expression
 from workshop_book import problems, used, values
 
 
-class recorded(nodes.inline):  # noqa: N801
+class recorded(nodes.inline):
     """Inline text that stands for a recorded number."""
 
 

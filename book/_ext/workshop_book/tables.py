@@ -34,7 +34,7 @@ class _Row(ast.NodeTransformer):
     def __init__(self, name: str) -> None:
         self._call = f"run({name!r})"
 
-    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802
+    def visit_Name(self, node: ast.Name) -> ast.AST:
         """Put the call where the name stood."""
         if node.id != "row":
             return node
