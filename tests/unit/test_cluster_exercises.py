@@ -1,10 +1,11 @@
-"""The checks of chapter 01's exercises, and its view of a machine."""
+"""The checks of chapter 01's exercises; its view of machines and links."""
 
 from types import SimpleNamespace
 
 import pytest
 
 from workshop.lab1 import cluster_exercises as exercises
+from workshop.notebook.link_model import alpha_beta
 from workshop.notebook.machine import machine
 
 
@@ -82,3 +83,16 @@ def test_a_machine_without_gpus_says_so_and_leaves_the_rest_out() -> None:
     assert not {"NVLink", "NCCL used", "peer access"} & {
         line.split("  ")[0] for line in text.splitlines()
     }
+
+
+def test_a_link_is_its_fit_or_its_shortest_and_longest_message() -> None:
+    summary = {
+        "all_reduce_time{bytes=8}": {"median": 20.0},
+        "all_reduce_time{bytes=64}": {"median": 30.0},
+        "all_reduce_time{bytes=1024}": {"median": 10.0},
+    }
+    run = SimpleNamespace(name="lab1/x", summary=summary)
+    assert alpha_beta(run) == pytest.approx((20e-6, 1024 / 10e-6))
+    summary["all_reduce_alpha"] = {"median": 21.0}
+    summary["all_reduce_beta"] = {"median": 300.0}
+    assert alpha_beta(run) == pytest.approx((21e-6, 300e9))
