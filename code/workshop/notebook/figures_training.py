@@ -1,0 +1,207 @@
+"""Figures of chapter 02, drawn from the records of training runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from workshop.errors import UserError
+from workshop.notebook import style
+from workshop.notebook.figures import Record, step_timeline, values
+
+LABELS = {
+    "single": "one GPU, the other idle",
+    "alone": "both, no communication",
+    "naive": "ours, naive",
+    "overlapped": "ours, copy engines",
+    "overlapped-collective": "ours, NCCL",
+    "ddp": "torch's DDP",
+    "nanogpt-alone": "nanoGPT, no communication",
+    "nanogpt-ddp": "nanoGPT, DDP",
+}
+TRACED = ("alone", "overlapped", "overlapped-collective", "ddp")
+KINDS = {"compute": style.COMPUTE, "communication": style.COMMUNICATION}
+# By 6N + 12Lhs, backward has two of the three shares of the work.
+BACKWARD = 2 / 3
+
+
+def one_step(run: Record) -> Figure:
+    """Draw the streams of the profiled step of a training run."""
+    return step_timeline(run, "artifacts/profile.json")
+
+
+def contestants(run: Record) -> Figure:
+    """Draw the TFLOP/s per GPU of each way to train, with its range."""
+    found = {
+        labels["contestant"]: entry
+        for labels, entry in values(run, "tflops_per_gpu")
+    }
+    names = [name for name in LABELS if name in found]
+    with style.drawing(width=7.5, height=0.7 + 0.38 * len(names)) as (
+        figure,
+        (axis,),
+    ):
+        for row, name in enumerate(names):
+            entry = found[name]
+            silent = "alone" in name or name == "single"
+            axis.barh(
+                row,
+                entry["median"],
+                color=style.COMPUTE if silent else style.COMMUNICATION,
+                height=0.6,
+            )
+            middle = entry["median"]
+            error = [[middle - entry["min"]], [entry["max"] - middle]]
+            axis.errorbar(middle, row, xerr=error, color=style.TEXT)
+            axis.annotate(
+                f"{middle:.0f}",
+                (entry["max"], row),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="center",
+            )
+        axis.set_yticks(range(len(names)), [LABELS[name] for name in names])
+        axis.invert_yaxis()
+        axis.grid(False, axis="y")
+        axis.set_xlim(0, 1.1 * max(e["max"] for e in found.values()))
+        axis.set_xlabel("TFLOP/s per GPU")
+    return figure
+
+
+def contestant_steps(run: Record) -> Figure:
+    """Draw one profiled step of each traced way to train, one below the
+    other: compute above, communication beneath it.
+
+    Raises:
+        UserError: the run has no profile of one of them.
+    """
+    with style.drawing(width=9.0, height=4.2) as (figure, (axis,)):
+        ticks = []
+        for place, name in enumerate(TRACED):
+            for row in _profile(run, name)["timeline"]:
+                if row["kind"] not in KINDS:
+                    continue
+                lane = list(KINDS).index(row["kind"])
+                top = 2.5 * place + lane
+                axis.broken_barh(
+                    [tuple(span) for span in row["spans"]],
+                    (top - 0.45, 0.9),
+                    color=KINDS[row["kind"]],
+                    linewidth=0,
+                )
+            ticks.append(2.5 * place + 0.5)
+        for kind, colour in KINDS.items():
+            axis.plot([], [], color=colour, lw=6, label=kind)
+        axis.set_yticks(ticks, [LABELS[name] for name in TRACED])
+        axis.grid(False, axis="y")
+        axis.invert_yaxis()
+        axis.set_xlabel("time in the step (ms)")
+        axis.legend(
+            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(KINDS)
+        )
+    return figure
+
+
+def _profile(run: Record, name: str) -> dict:
+    path = Path(run.folder) / "artifacts" / name / "profile.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(
+            f"the run {run.name} has no profile of {name}: record it again "
+            "with --trace"
+        ) from None
+
+
+def learning(run: Record) -> Figure:
+    """Draw the loss on the training text and on held-out text."""
+    losses = [
+        (event["step"], event["loss"])
+        for event in run.metrics(0)
+        if event.get("event") == "step"
+    ]
+    held_out = sorted(
+        (int(labels["step"]), entry["median"])
+        for labels, entry in values(run, "held_out_loss")
+    )
+    with style.drawing(width=6.4, height=3.4) as (figure, (axis,)):
+        axis.plot(
+            *zip(*losses, strict=True), color=style.BLUE, label="training"
+        )
+        axis.plot(
+            *zip(*held_out, strict=True),
+            "s",
+            color=style.ORANGE,
+            label="held-out",
+        )
+        axis.set_xlabel("step")
+        axis.set_ylabel("loss (nats a token)")
+        axis.legend()
+    return figure
+
+
+def hiding(
+    alone: Record,
+    fast: Record,
+    slow: Record,
+    fast_naive: Record,
+    fast_overlapped: Record,
+    slow_naive: Record,
+    slow_overlapped: Record,
+) -> Figure:
+    """Draw the step over the link's bandwidth: two models, four runs.
+
+    Args:
+        alone: the model on one GPU.
+        fast, slow: the all-reduce curves of the two links.
+        fast_naive, fast_overlapped, slow_naive, slow_overlapped: the same
+            model on two GPUs over each link.
+
+    The models take the step of one GPU and an all-reduce of M / β: naive
+    adds it, overlapped adds what exceeds the backward pass.
+    """
+    step = alone.summary["step_time_s"]["median"] * 1e3
+    message = _gradient_bytes(alone)
+    bandwidth = np.geomspace(1, 1000, 200)
+    talk = message / (bandwidth * 1e9) * 1e3
+    with style.drawing(width=7.0, height=3.8) as (figure, (axis,)):
+        axis.axhline(step, color=style.TEXT, linestyle=":", linewidth=1.2)
+        axis.annotate("one GPU", (1, step), (2, -12), color=style.TEXT,
+                      textcoords="offset points")  # fmt: skip
+        ways = (
+            ("naive", style.ORANGE, "s", step + talk,
+             (fast_naive, slow_naive)),
+            ("overlapped", style.BLUE, "o",
+             step + np.maximum(0, talk - BACKWARD * step),
+             (fast_overlapped, slow_overlapped)),
+        )  # fmt: skip
+        for label, colour, marker, model, runs in ways:
+            axis.plot(bandwidth, model, color=colour, label=f"{label}, model")
+            axis.plot(
+                [link.summary["all_reduce_beta"]["median"]
+                 for link in (fast, slow)],
+                [run.summary["step_time_s"]["median"] * 1e3 for run in runs],
+                marker,
+                color=colour,
+                markersize=7,
+                label=f"{label}, measured",
+            )  # fmt: skip
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.minorticks_off()
+        ticks = [step / 1.25, step, 2 * step, 4 * step, 8 * step]
+        axis.set_yticks(ticks[1:], [f"{tick:.0f}" for tick in ticks[1:]])
+        axis.set_ylim(ticks[0], None)
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axis.set_xlabel("bandwidth of the all-reduce (GB/s)")
+        axis.set_ylabel("step (ms)")
+        axis.legend()
+    return figure
+
+
+def _gradient_bytes(run: Record) -> int:
+    """Return the bytes of a run's gradients, bfloat16 as the weights."""
+    meta = run.metrics(0)[0]
+    return 2 * meta["parameters"]
