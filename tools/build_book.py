@@ -19,6 +19,7 @@ import book_inputs
 ROOT = book_inputs.ROOT
 BUILD = ROOT / "_build"
 HTML = BUILD / "html"
+LINES = 15
 
 
 def environment() -> dict[str, str]:
@@ -90,6 +91,14 @@ def slurm(env: dict[str, str]) -> Iterator[None]:
             )
 
 
+def show_failed_cells() -> None:
+    """Print why cells failed, from the reports that lie among the pages."""
+    for report in sorted((HTML / "reports").rglob("*.err.log")):
+        page = report.relative_to(HTML / "reports").as_posix()
+        print(f"a cell of {page.removesuffix('.err.log')} failed:")
+        print("\n".join(report.read_text().splitlines()[-LINES:]))
+
+
 def forget_pages() -> None:
     """Remove parsed and written pages; executed cells stay cached."""
     for folder in (HTML, BUILD / ".doctrees"):
@@ -135,6 +144,7 @@ def build(env: dict[str, str]) -> None:
     code = jupyter_book(env)
     missing = [page for page in pages() if not page.is_file()]
     if code or missing:
+        show_failed_cells()
         forget_pages()
         raise SystemExit(
             "error: the book was not built; repair what the lines above "

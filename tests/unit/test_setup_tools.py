@@ -152,18 +152,22 @@ def test_the_pages_of_the_book_are_those_of_its_contents() -> None:
 
 
 def test_a_failed_build_leaves_no_stamp_and_no_pages(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, capsys
 ) -> None:
     build = tmp_path / "_build"
     html = build / "html"
     (build / ".doctrees").mkdir(parents=True)
-    html.mkdir()
+    (html / "reports" / "lab1").mkdir(parents=True)
+    report = html / "reports" / "lab1" / "01.err.log"
+    report.write_text("In [1]: boom\nUserError: no record\n")
     monkeypatch.setattr(build_book, "BUILD", build)
     monkeypatch.setattr(build_book, "HTML", html)
     monkeypatch.setattr(build_book, "jupyter_book", lambda env: 1)
     with pytest.raises(SystemExit, match="the book was not built"):
         build_book.build({})
     assert not html.exists() and not (build / ".doctrees").exists()
+    said = capsys.readouterr().out
+    assert "a cell of lab1/01 failed:" in said and "no record" in said
 
 
 def test_a_build_that_writes_nothing_fails(tmp_path, monkeypatch) -> None:
