@@ -56,6 +56,15 @@ def test_untouched_record_is_fresh(workshop):
     assert not found.breaks(release=True)
 
 
+def test_run_that_prints_only_some_of_its_steps_is_fresh(workshop):
+    runs_folder.describe_toy(workshop, kind="seldom", repeats=1)
+    folder, found = job.run(describe.read()[NAME], False, paths.records())
+    assert found["status"] == "completed", found["reason"]
+    log = (folder / "log.txt").read_text()
+    assert "step    2" in log and "step    3" not in log
+    assert finding(workshop).state == "fresh"
+
+
 def test_prose_of_a_source_stales_nothing(workshop):
     helper = workshop / "code" / "helper_of_toy.py"
     helper.write_text(helper.read_text().replace("made-up", "invented"))

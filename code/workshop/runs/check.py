@@ -138,9 +138,14 @@ def _log_differs(found: dict, folder: Path) -> str:
         return ""
     lines = set(log.splitlines())
     for path in metrics:
+        every = 1
         for event in read_events(path):
-            if event["event"] == "step" and step_line(event) not in lines:
-                step = event.get("step")
+            if event["event"] == "meta":
+                every = event.get("log_every", 1)
+            if event["event"] != "step" or event["step"] % every:
+                continue
+            if step_line(event) not in lines:
+                step = event["step"]
                 return f"logs step {step} otherwise than {path.name} says"
     return ""
 
