@@ -23,7 +23,7 @@ def commands_of(page: str) -> list[str]:
     """Return the argument of every `sh(...)` in a page's code cells."""
     found = []
     for cell in CELL.findall(page):
-        lines = [x for x in cell.splitlines() if x[:1] not in (":", "%")]
+        lines = [x for x in cell.splitlines() if x[:1] not in (":", "%", "!")]
         for node in ast.walk(ast.parse("\n".join(lines))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "sh":
                 found.append(ast.literal_eval(node.args[0]))
@@ -46,7 +46,7 @@ def test_chapters_run_only_recorded_commands() -> None:
 
 
 def test_a_cell_outside_the_list_is_found() -> None:
-    page = "```{code-cell} ipython3\n:tags: [x]\n%matplotlib inline\n"
+    page = "```{code-cell} ipython3\n:tags: [x]\n%matplotlib inline\n!ls\n"
     page += 'sh("sinfo")\nsh("rm " "x", check=False)\n```\n'
     assert commands_of(page) == ["sinfo", "rm x"]
 
