@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter
 from workshop.errors import UserError
 from workshop.notebook import style
 from workshop.notebook.figures import Record, step_timeline, values
+from workshop.training.trace_events import activities, read
 
 LABELS = {
     "single": "one GPU, the other idle",
@@ -113,6 +114,94 @@ def _profile(run: Record, name: str) -> dict:
             f"the run {run.name} has no profile of {name}: record it again "
             "with --trace"
         ) from None
+
+
+def slowed_kernels(run: Record, most: int = 2) -> Figure:
+    """Draw the longest kernels alone and beside communication.
+
+    Only kernels that ran both ways can be compared, and these are not the
+    same ones for every way to train.
+    """
+    rows = [
+        (LABELS[name], kernel)
+        for name in TRACED
+        for kernel in _profile(run, name)["slowdown"]["kernels"][:most]
+    ]
+    height = 1.2 + 0.55 * len(rows)
+    with style.drawing(width=8.0, height=height) as (figure, (axis,)):
+        for place, (_, kernel) in enumerate(rows):
+            for offset, field, colour in (
+                (-0.18, "alone_us", style.COMPUTE),
+                (0.18, "beside_us", style.COMMUNICATION),
+            ):
+                axis.barh(
+                    place + offset, kernel[field], color=colour, height=0.34
+                )
+            axis.annotate(
+                f"× {kernel['ratio']:.2f}",
+                (max(kernel["alone_us"], kernel["beside_us"]), place),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="center",
+            )
+        for colour, label in (
+            (style.COMPUTE, "alone"),
+            (style.COMMUNICATION, "beside communication"),
+        ):
+            axis.plot([], [], color=colour, lw=6, label=label)
+        axis.set_yticks(
+            range(len(rows)),
+            [
+                f"{way}\n{_short(kernel['name'])}, grid {kernel['grid']}"
+                for way, kernel in rows
+            ],
+        )
+        axis.invert_yaxis()
+        axis.grid(False, axis="y")
+        axis.margins(x=0.12)
+        axis.set_xlabel("median time of a launch (µs)")
+        axis.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=2)
+    return figure
+
+
+def _short(kernel: str) -> str:
+    """Return what a reader recognises of a kernel's long name."""
+    bare = kernel.removeprefix("void ").split("<")[0]
+    return bare if len(bare) <= 24 else f"{bare[:22]}…"
+
+
+PARTS = (
+    ("pulling from the peer", "Memcpy PtoP"),
+    ("packing into buckets", "Memcpy DtoD"),
+    ("waiting for the peer", "barrier"),
+)
+
+
+def communication_parts(run: Record, name: str = "overlapped") -> Figure:
+    """Draw what the copy engines' stream does in the traced step."""
+    path = Path(run.folder) / "artifacts" / name / "trace.json.gz"
+    times = dict.fromkeys((*(label for label, _ in PARTS), "averaging"), 0.0)
+    for a in activities(read(path)["traceEvents"]):
+        if a.kind != "communication":
+            continue
+        part = next((p for p, mark in PARTS if mark in a.name), "averaging")
+        times[part] += (a.end - a.begin) / 1e3
+    with style.drawing(width=7.0, height=2.2) as (figure, (axis,)):
+        axis.barh(
+            range(len(times)),
+            list(times.values()),
+            color=style.COMMUNICATION,
+            height=0.6,
+        )
+        for row, value in enumerate(times.values()):
+            axis.annotate(f"{value:.1f}", (value, row), (5, 0), va="center",
+                          textcoords="offset points")  # fmt: skip
+        axis.set_yticks(range(len(times)), list(times))
+        axis.invert_yaxis()
+        axis.grid(False, axis="y")
+        axis.margins(x=0.1)
+        axis.set_xlabel("time in the step (ms)")
+    return figure
 
 
 def learning(run: Record) -> Figure:
