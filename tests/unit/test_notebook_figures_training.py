@@ -1,0 +1,144 @@
+"""Chapter 02's figures from fabricated records: what they draw."""
+
+import gzip
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from workshop.errors import UserError
+from workshop.notebook import figures_comparison as comparison
+from workshop.notebook import figures_training as training
+from workshop.notebook import style
+
+
+@dataclass
+class Fabricated:
+    summary: dict = field(default_factory=dict)
+    events: list = field(default_factory=list)
+    folder: Path = Path("nowhere")
+    name: str = "lab1/fabricated"
+
+    def metrics(self, repeat=0):
+        return self.events
+
+
+def entry(value):
+    return {"median": value, "min": 0.9 * value, "max": 1.1 * value}
+
+
+def event(name, stream, begin, length, cat="gpu_memcpy"):
+    return {
+        "ph": "X", "cat": cat, "name": name, "ts": begin, "dur": length,
+        "args": {"device": 0, "stream": stream},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def compared(tmp_path):
+    """A comparison of two ways, of which four are traced."""
+    kernel = {"name": "void product<float>(int)", "grid": "[2, 66, 1]",
+              "alone_us": 500.0, "beside_us": 750.0, "ratio": 1.5}  # fmt: skip
+    rows = [
+        {"device": 0, "stream": 7, "kind": kind, "spans": [[0.0, 4.0]]}
+        for kind in ("compute", "communication", "other")
+    ]
+    for name in comparison.TRACED:
+        folder = tmp_path / "artifacts" / name
+        folder.mkdir(parents=True)
+        found = [] if name == "alone" else [kernel]
+        profile = {"timeline": rows, "slowdown": {"kernels": found}}
+        (folder / "profile.json").write_text(json.dumps(profile))
+    events = [
+        event("product", 7, 0, 9000, "kernel"),
+        event("Memcpy PtoP (Device -> Device)", 20, 0, 3000),
+        event("Memcpy DtoD (Device -> Device)", 20, 3000, 2000),
+        event("barrier_kernel(int)", 20, 5000, 1000, "kernel"),
+        event("vectorized_elementwise", 20, 6000, 500, "kernel"),
+    ]
+    trace = gzip.compress(json.dumps({"traceEvents": events}).encode())
+    kept = tmp_path / "artifacts" / "overlapped" / "trace.json.gz"
+    kept.write_bytes(trace)
+    summary = {
+        f"tflops_per_gpu{{contestant={name}}}": entry(value)
+        for name, value in (("ddp", 400.0), ("alone", 500.0))
+    }
+    return Fabricated(summary, folder=tmp_path)
+
+
+def words(figure):
+    (axis,) = figure.axes
+    ticks = [label.get_text() for label in axis.get_yticklabels()]
+    return ticks, [text.get_text() for text in axis.texts]
+
+
+def test_contestants_keep_the_order_of_the_chapter(compared):
+    figure = comparison.contestants(compared)
+    ticks, shown = words(figure)
+    assert ticks == ["both, no communication", "torch's DDP"]
+    assert shown == ["500", "400"]
+    lengths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert lengths == [500.0, 400.0]
+
+
+def test_steps_have_a_lane_for_compute_and_one_for_communication(compared):
+    figure = comparison.contestant_steps(compared)
+    assert len(figure.axes[0].collections) == 2 * len(comparison.TRACED)
+
+
+def test_slowed_kernels_are_named_with_grid_and_ratio(compared):
+    ticks, shown = words(comparison.slowed_kernels(compared))
+    assert shown == ["× 1.50"] * 3
+    assert ticks[-1] == "torch's DDP\nproduct, grid [2, 66, 1]"
+
+
+def test_the_parts_of_communication_are_told_apart(compared):
+    ticks, shown = words(comparison.communication_parts(compared))
+    parts = dict(zip(ticks, shown, strict=True))
+    assert parts == {
+        "pulling from the peer": "3.0",
+        "packing into buckets": "2.0",
+        "waiting for the peer": "1.0",
+        "averaging": "0.5",
+    }
+
+
+def test_a_missing_profile_is_named(tmp_path):
+    with pytest.raises(UserError, match="no profile of alone"):
+        comparison.contestant_steps(Fabricated(folder=tmp_path))
+
+
+def test_learning_draws_both_losses():
+    steps = [{"event": "step", "step": s, "loss": 9.0 - s} for s in range(3)]
+    held_out = {f"held_out_loss{{step={s}}}": entry(8.0) for s in (10, 2)}
+    (axis,) = training.learning(Fabricated(held_out, steps)).axes
+    line, points = axis.lines
+    assert list(line.get_ydata()) == [9.0, 8.0, 7.0]
+    assert list(points.get_xdata()) == [2, 10]
+
+
+def test_the_model_bends_where_backward_hides_all():
+    def run(seconds):
+        meta = {"event": "meta", "parameters": 10**9}
+        return Fabricated({"step_time_s": entry(seconds)}, [meta])
+
+    def link(bandwidth):
+        return Fabricated({"all_reduce_beta": entry(bandwidth)})
+
+    figure = training.hiding(
+        run(0.3), link(300.0), link(3.0),
+        run(0.31), run(0.3), run(1.0), run(0.8),
+    )  # fmt: skip
+    by_label = {line.get_label(): line for line in figure.axes[0].lines}
+    assert list(by_label["naive, measured"].get_ydata()) == [310.0, 1000.0]
+    model = by_label["overlapped, model"]
+    hidden = [
+        step == pytest.approx(300.0)
+        for bandwidth, step in zip(*model.get_data(), strict=True)
+        # 2 GB in two thirds of 0.3 s
+        if bandwidth > 2 / (training.BACKWARD * 0.3)
+    ]
+    assert hidden and all(hidden)
+    assert model.get_ydata()[0] > 1500
+    assert by_label["overlapped, model"].get_color() == style.BLUE
