@@ -110,6 +110,22 @@ def test_local_runs_the_small_size_here(workshop, monkeypatch, capfd):
     assert load.load(NAME).record == before
 
 
+def test_the_same_small_command_runs_once_in_a_kernel(
+    workshop, monkeypatch, capfd
+):
+    monkeypatch.setenv("WORKSHOP_RUN", "local")
+    first = recorded(NAME)
+    capfd.readouterr()
+    again = recorded(NAME)
+    shown = capfd.readouterr().out
+    assert shown.startswith(f"The same command as for {NAME} above:")
+    assert again.record == first.record
+    helper = workshop / "code" / "helper_of_toy.py"
+    helper.write_text(helper.read_text().replace("100.0", "200.0"))
+    assert recorded(NAME).record["started"] >= first.record["started"]
+    assert "The same command" not in capfd.readouterr().out
+
+
 def test_local_failure_is_one_sentence(workshop, monkeypatch):
     monkeypatch.setenv("WORKSHOP_RUN", "local")
     (workshop / "code" / "toy.py").write_text("raise SystemExit(4)\n")

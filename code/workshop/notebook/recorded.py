@@ -4,13 +4,23 @@
 """
 
 import os
+from collections.abc import Callable
 
 from workshop import paths
 from workshop.cluster import profile as profiles
 from workshop.cluster.jobs import JobState
+from workshop.cluster.profile import Profile
 from workshop.errors import UserError
-from workshop.runs import describe, job, record, schema, submit
+from workshop.runs import (
+    describe,
+    fingerprint,
+    job,
+    record,
+    schema,
+    submit,
+)
 from workshop.runs.describe import Experiment
+from workshop.runs.files import digest
 from workshop.runs.load import Run, load
 
 WAYS = ("replay", "local", "slurm")
@@ -38,8 +48,44 @@ def recorded(name: str, lines: int = LINES) -> Run:
         _replay(run, lines)
         return run
     if way == "local":
-        return _local(experiment)
-    return _slurm(experiment, lines)
+        return _once(way, experiment, True, lines, lambda: _local(experiment))
+    site = profiles.load()
+    small = not submit.real_gpus(site)
+    return _once(
+        way,
+        experiment,
+        small,
+        lines,
+        lambda: _slurm(experiment, site, small, lines),
+    )
+
+
+# What this kernel has run, by everything that its command depends on.
+_ran: dict[str, Run] = {}
+
+
+def _once(
+    way: str,
+    experiment: Experiment,
+    small: bool,
+    lines: int,
+    action: Callable[[], Run],
+) -> Run:
+    """Run what has not run in this kernel yet, else show it again.
+
+    Several recorded sizes share one small size: the same command need not
+    run twice on the reader's machine.
+    """
+    sources = fingerprint.hashes(experiment, paths.root())
+    size = experiment.size(small)
+    key = digest({"run": f"{way} {experiment.module} {size}", **sources})
+    if key in _ran:
+        before = _ran[key]
+        print(f"The same command as for {before.name} above:")
+        _show(before, lines)
+        return Run(experiment.name, before.record, before.folder)
+    _ran[key] = action()
+    return _ran[key]
 
 
 def _replay(run: Run, lines: int) -> None:
@@ -77,9 +123,9 @@ def _local(experiment: Experiment) -> Run:
     return _checked(Run(experiment.name, found, folder))
 
 
-def _slurm(experiment: Experiment, lines: int) -> Run:
-    site = profiles.load()
-    small = not submit.real_gpus(site)
+def _slurm(
+    experiment: Experiment, site: Profile, small: bool, lines: int
+) -> Run:
     if why := submit.refusal(experiment, site, small):
         raise UserError(f"{why}.")
     out = record.destination(small=True)
