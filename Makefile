@@ -7,6 +7,8 @@
 
 VENV := .venv/bin/python
 PYTEST := $(VENV) -m pytest
+# Two workers, each with its own ranks and its own Slurm cluster.
+WORKERS := -n 2 --dist worksteal
 export PYTHON
 
 help: ## show this list
@@ -25,10 +27,10 @@ book: javascript ## execute and build the book into _build/html
 	@$(VENV) tools/build_book.py
 
 test: javascript ## run the tests (ARGS="-k name" chooses some)
-	@$(PYTEST) -m "not long and not gpu" $(ARGS)
+	@$(PYTEST) $(WORKERS) -m "not long and not gpu" $(ARGS)
 
 test-long: javascript ## run the slower tests
-	@$(PYTEST) -m "long and not gpu" $(ARGS)
+	@$(PYTEST) $(WORKERS) -m "long and not gpu" $(ARGS)
 
 test-site: book ## open every page of the built book in a real browser
 	@WORKSHOP_SITE=built $(PYTEST) tests/book/test_site.py \

@@ -65,7 +65,14 @@ def printed(notebook: nbformat.NotebookNode, word: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("way", ["replay", "local", "slurm"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "replay",
+        pytest.param("local", marks=pytest.mark.long),
+        pytest.param("slurm", marks=pytest.mark.long),
+    ],
+)
 def test_the_chapter_runs(
     way: str,
     monkeypatch: pytest.MonkeyPatch,

@@ -40,17 +40,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.gpu)
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter,
-) -> None:
-    """Say in one line that the GPU tests were left out."""
-    if not CUDA:
-        terminalreporter.write_line(
-            "tests/gpu left out, no CUDA device here: on a GPU node run "
-            "`python -m pytest tests/gpu` or `workshop runs submit tests/gpu`"
-        )
-
-
 @pytest.fixture
 def two_gpus() -> None:
     """Ask for two GPUs; on one GPU the summary names what was skipped."""
