@@ -38,7 +38,16 @@ def main() -> None:
         tab.page.set_viewport_size(
             {"width": given.width, "height": given.height}
         )
-        tab.open(given.page)
+        page, _, place = given.page.partition("#")
+        tab.open(page)
+        # Formulas change heights after loading: go to the place afterwards.
+        tab.page.wait_for_timeout(1500)
+        if place:
+            tab.page.evaluate(
+                "id => document.getElementById(id).scrollIntoView("
+                "{behavior: 'instant'})",
+                place,
+            )
         tab.page.wait_for_timeout(300)
         tab.page.screenshot(path=given.out, full_page=given.whole)
     size = given.out.stat().st_size

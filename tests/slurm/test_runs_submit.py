@@ -106,7 +106,7 @@ def test_ctrl_c_cancels_the_job_and_says_so(workshop, shell):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert "is cancelled" in said
     assert "Traceback" not in said
     found = record(workshop)
