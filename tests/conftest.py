@@ -1,5 +1,6 @@
 """What all tests share: import paths, and what a session says at its end."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,11 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 for folder in ("tests", "tools", "book/_ext"):
     sys.path.insert(0, str(ROOT / folder))
+
+# A shell starts what runs in the background with SIGINT ignored, and every
+# program that a test starts would inherit that and never see its Ctrl-C.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Executed:
