@@ -114,12 +114,16 @@ def test_the_same_small_command_runs_once_in_a_kernel(
     workshop, monkeypatch, capfd
 ):
     monkeypatch.setenv("WORKSHOP_RUN", "local")
+    twin = runs_folder.TOML.format(
+        kind="good", repeats=1, timeout="30s", needs_gpus=0, name="lab1/twin"
+    )
+    runs_folder.describe_toy(workshop, more=twin)
     first = recorded(NAME)
     capfd.readouterr()
-    again = recorded(NAME)
+    again = recorded("lab1/twin")
     shown = capfd.readouterr().out
     assert shown.startswith(f"The same command as for {NAME} above:")
-    assert again.record == first.record
+    assert (again.name, again.record) == ("lab1/twin", first.record)
     helper = workshop / "code" / "helper_of_toy.py"
     helper.write_text(helper.read_text().replace("100.0", "200.0"))
     assert recorded(NAME).record["started"] >= first.record["started"]

@@ -8,7 +8,6 @@ and its output names the rank: `[stdout:0]`, `[stdout:1]`. Every rank finds
 
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import tempfile

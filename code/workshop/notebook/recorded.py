@@ -4,7 +4,6 @@
 """
 
 import os
-from collections.abc import Callable
 
 from workshop import paths
 from workshop.cluster import profile as profiles
@@ -47,45 +46,31 @@ def recorded(name: str, lines: int = LINES) -> Run:
         run = load(name)
         _replay(run, lines)
         return run
-    if way == "local":
-        return _once(way, experiment, True, lines, lambda: _local(experiment))
-    site = profiles.load()
-    small = not submit.real_gpus(site)
-    return _once(
-        way,
-        experiment,
-        small,
-        lines,
-        lambda: _slurm(experiment, site, small, lines),
-    )
-
-
-# What this kernel has run, by everything that its command depends on.
-_ran: dict[str, Run] = {}
-
-
-def _once(
-    way: str,
-    experiment: Experiment,
-    small: bool,
-    lines: int,
-    action: Callable[[], Run],
-) -> Run:
-    """Run what has not run in this kernel yet, else show it again.
-
-    Several recorded sizes share one small size: the same command need not
-    run twice on the reader's machine.
-    """
-    sources = fingerprint.hashes(experiment, paths.root())
-    size = experiment.size(small)
-    key = digest({"run": f"{way} {experiment.module} {size}", **sources})
-    if key in _ran:
-        before = _ran[key]
+    site = profiles.load() if way == "slurm" else None
+    small = site is None or not submit.real_gpus(site)
+    key = _key(way, experiment, small)
+    if before := _ran.get(key):
         print(f"The same command as for {before.name} above:")
         _show(before, lines)
         return Run(experiment.name, before.record, before.folder)
-    _ran[key] = action()
+    if site is None:
+        _ran[key] = _local(experiment)
+    else:
+        _ran[key] = _slurm(experiment, site, small, lines)
     return _ran[key]
+
+
+# What this kernel has run. Several recorded sizes share one small size, and
+# the same command need not run twice on the reader's machine.
+_ran: dict[str, Run] = {}
+
+
+def _key(way: str, experiment: Experiment, small: bool) -> str:
+    """Hash everything that a run depends on, but for its name."""
+    files = fingerprint.file_hashes(experiment, paths.root())
+    command = f"{experiment.launch} {experiment.module}"
+    size = repr(experiment.size(small))
+    return digest([way, str(paths.root()), command, size, files])
 
 
 def _replay(run: Run, lines: int) -> None:

@@ -29,15 +29,22 @@ DEFINITION = "slurm/experiments.toml"
 
 
 def hashes(experiment: Experiment, root: Path) -> dict[str, str]:
-    """Return the hash of each source on the measured path, by its path."""
-    found = {}
-    for path in measured_path(experiment, root):
-        name = path.relative_to(root).as_posix()
-        found[name] = HASHES.get(path.suffix, sha256)(path)
+    """Return the hash of each source of a run, and of its definition."""
+    found = file_hashes(experiment, root)
     found[f"{DEFINITION} ({experiment.name})"] = digest(
         experiment.definition()
     )
     return dict(sorted(found.items()))
+
+
+def file_hashes(experiment: Experiment, root: Path) -> dict[str, str]:
+    """Return the hash of each file on the measured path, by its path."""
+    return {
+        path.relative_to(root).as_posix(): HASHES.get(path.suffix, sha256)(
+            path
+        )
+        for path in measured_path(experiment, root)
+    }
 
 
 def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
