@@ -93,7 +93,11 @@ def watched(
     page.on("pageerror", lambda error: tab.wrong.append(f"error: {error}"))
     page.on(
         "requestfailed",
-        lambda request: tab.wrong.append(f"failed request: {request.url}"),
+        # Leaving a page aborts what it still loads, its icon for one.
+        lambda request: (
+            request.failure != "net::ERR_ABORTED"
+            and tab.wrong.append(f"failed request: {request.url}")
+        ),
     )
     page.on(
         "response",

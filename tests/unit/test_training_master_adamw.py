@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from workshop.training import master_adamw
 from workshop.training.master_adamw import MasterAdamW
 
 OPTIONS = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1}
@@ -93,6 +94,51 @@ def test_a_state_is_loaded_bit_for_bit():
         for name in a:
             assert a[name].dtype == b[name].dtype == torch.float32
             assert torch.equal(a[name], b[name])
+
+
+def test_small_tensors_share_one_update(monkeypatch):
+    """Together or each for itself, the bits are the same."""
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments[1].numel())
+        plain(*arguments)
+
+    plain = master_adamw._update
+    monkeypatch.setattr(master_adamw, "_update", counted)
+    ended = {}
+    for limit in (0, 12, 2**16):
+        monkeypatch.setattr(master_adamw, "SMALL", limit)
+        module = network().bfloat16()
+        optimizer = MasterAdamW(module.parameters(), **OPTIONS)
+        calls.clear()
+        for step in range(3):
+            gradients(module, step)
+            optimizer.step()
+        ended[limit] = [*module.parameters(), *states(optimizer)]
+        sizes = {0: [7, 35, 3, 21], 12: [10, 35, 21], 2**16: [66]}[limit]
+        assert sorted(calls) == sorted(sizes * 3)
+    for limit in (12, 2**16):
+        for a, b in zip(ended[0], ended[limit], strict=True):
+            assert torch.equal(a, b)
+
+
+def states(optimizer):
+    """Return every tensor that the optimizer remembers."""
+    return [t for s in optimizer.state.values() for t in s.values()]
+
+
+def test_a_small_tensor_without_gradient_stays():
+    """Others of its group are updated all the same."""
+    module = network().bfloat16()
+    before = [p.detach().clone() for p in module.parameters()]
+    optimizer = MasterAdamW(module.parameters(), **OPTIONS)
+    gradients(module, 0)
+    module[0].bias.grad = None
+    optimizer.step()
+    pairs = zip(module.named_parameters(), before, strict=True)
+    unchanged = [name for (name, p), old in pairs if torch.equal(p, old)]
+    assert unchanged == ["0.bias"]
 
 
 def test_parameters_without_gradient_stay():

@@ -4,10 +4,11 @@ With bfloat16 parameters and gradients the states take 2 + 2 + 12 bytes a
 parameter, the 16Ψ of the ZeRO paper (Rajbhandari et al. 2019,
 arXiv:1910.02054, section 3.1), and no step casts weights back and forth as
 autocast does. The update of a tensor is one compiled kernel that reads and
-writes everything once.
+writes everything once; all small tensors share one such kernel, because to
+launch a kernel for each bias costs more than the arithmetic.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,48 @@ def _update(
     master.copy_(master * decay - size * mean / denominator)
     if narrow is not None:
         narrow.copy_(master)
+
+
+# Elements up to which 16-bit parameters of a group are updated together.
+SMALL = 2**16
+
+
+class Flat:
+    """Small 16-bit parameters whose float32 states lie side by side.
+
+    The states of each parameter become views of this object's flat ones, so
+    that reading or saving them does not change.
+    """
+
+    NAMES = ("master", "mean", "variance")
+
+    def __init__(
+        self, parameters: list[nn.Parameter], state: dict[nn.Parameter, dict]
+    ) -> None:
+        self.parameters = parameters
+        for name in self.NAMES:
+            rows = [state[p][name].view(-1) for p in parameters]
+            setattr(self, name, torch.cat(rows))
+            for p, view in zip(parameters, self.views(name), strict=True):
+                state[p][name] = view
+        self.gradient = torch.empty_like(self.master)
+        self.masters = self.views("master")
+        self.gradients = self.views("gradient")
+
+    def views(self, name: str) -> list[Tensor]:
+        """Return a flat state as views, one in each parameter's shape."""
+        sizes = [p.numel() for p in self.parameters]
+        parts = getattr(self, name).split(sizes)
+        pairs = zip(parts, self.parameters, strict=True)
+        return [part.view_as(p) for part, p in pairs]
+
+    def step(self, update: Callable[..., None], scalars: Tensor) -> None:
+        """Update all of them; each must have a gradient."""
+        gradients = [p.grad for p in self.parameters]
+        torch._foreach_copy_(self.gradients, gradients)
+        states = [getattr(self, name) for name in self.NAMES]
+        update(None, self.gradient, *states, scalars)
+        torch._foreach_copy_(self.parameters, self.masters)
 
 
 class MasterAdamW(Optimizer):
@@ -72,6 +115,18 @@ class MasterAdamW(Optimizer):
             state["mean"] = torch.zeros_like(wide)
             state["variance"] = torch.zeros_like(wide)
         self._compiled = torch.compile(_update, dynamic=True, fullgraph=True)
+        self._flatten()
+
+    def _flatten(self) -> None:
+        self._flat: list[list[Flat]] = []
+        for group in self.param_groups:
+            kinds: dict[tuple, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                narrow = "master" in self.state[parameter]
+                if narrow and parameter.numel() <= SMALL:
+                    kind = (parameter.dtype, parameter.device)
+                    kinds.setdefault(kind, []).append(parameter)
+            self._flat.append([Flat(p, self.state) for p in kinds.values()])
 
     def _parameters(self) -> Iterable[nn.Parameter]:
         for group in self.param_groups:
@@ -89,6 +144,7 @@ class MasterAdamW(Optimizer):
         for index, parameter in enumerate(self._parameters()):
             for name, value in wide.get(index, {}).items():
                 self.state[parameter][name] = value.to(parameter.device)
+        self._flatten()
 
     @torch.no_grad()
     def step(self, closure=None, clip: Tensor | None = None) -> None:
@@ -98,11 +154,13 @@ class MasterAdamW(Optimizer):
         """
         if closure is not None:
             raise ValueError("MasterAdamW takes no closure: pass none")
-        for group in self.param_groups:
+        for group, flat in zip(self.param_groups, self._flat, strict=True):
             group["step"] += 1
-            self._step_group(group, clip)
+            self._step_group(group, flat, clip)
 
-    def _step_group(self, group: dict, clip: Tensor | None) -> None:
+    def _step_group(
+        self, group: dict, together: list[Flat], clip: Tensor | None
+    ) -> None:
         lr, (beta1, beta2) = group["lr"], group["betas"]
         step = group["step"]
         values = [
@@ -114,27 +172,39 @@ class MasterAdamW(Optimizer):
             (1 - beta2**step) ** -0.5,
             group["eps"],
         ]
-        scalars: dict[torch.dtype, Tensor] = {}
+        rows: dict[tuple, Tensor] = {}
+
+        def scalars(like: Tensor) -> Tensor:
+            kind = (like.dtype, like.device)
+            if kind not in rows:
+                row = torch.tensor(values, dtype=like.dtype)
+                if like.is_cuda:
+                    # Pinned, so that the copy does not wait for the device.
+                    row = row.pin_memory()
+                rows[kind] = row.to(like.device, non_blocking=True)
+                if clip is not None:
+                    rows[kind][0] = clip
+            return rows[kind]
+
+        done: set[nn.Parameter] = set()
+        for flat in together:
+            # One without a gradient must stay as it is: then each for itself.
+            if all(p.grad is not None for p in flat.parameters):
+                flat.step(self._kernel(flat.master), scalars(flat.master))
+                done.update(flat.parameters)
         for parameter in group["params"]:
-            if parameter.grad is None:
+            if parameter.grad is None or parameter in done:
                 continue
             state = self.state[parameter]
             master = state.get("master", parameter)
-            if master.dtype not in scalars:
-                row = torch.tensor(values, dtype=master.dtype)
-                if parameter.is_cuda:
-                    # Pinned, so that the copy does not wait for the device.
-                    row = row.pin_memory()
-                row = row.to(parameter.device, non_blocking=True)
-                if clip is not None:
-                    row[0] = clip
-                scalars[master.dtype] = row
-            update = self._compiled if parameter.is_cuda else _update
-            update(
+            self._kernel(parameter)(
                 parameter.view(-1) if "master" in state else None,
                 parameter.grad.view(-1),
                 master.view(-1),
                 state["mean"].view(-1),
                 state["variance"].view(-1),
-                scalars[master.dtype],
+                scalars(master),
             )
+
+    def _kernel(self, tensor: Tensor) -> Callable[..., None]:
+        return self._compiled if tensor.is_cuda else _update
