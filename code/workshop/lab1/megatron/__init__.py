@@ -1,0 +1,1 @@
+"""The workshop's GPT, trained by megatron-core 0.16.1."""
