@@ -105,12 +105,22 @@ def test_other_systems_are_told_that_cells_replay(monkeypatch) -> None:
         cluster.start()
 
 
-def test_bundle_holds_the_packages(project: Path, monkeypatch) -> None:
+def test_bundle_holds_packages_and_wheels(project: Path, monkeypatch) -> None:
     deb = project / "munge_1_amd64.deb"
     deb.write_bytes(b"x" * 1000)
+
+    def wheels(wanted: list[str], to: Path) -> None:
+        to.mkdir()
+        for line in wanted:
+            (to / f"{line}.whl").write_bytes(b"x" * 10)
+
     monkeypatch.setattr(packages, "download", lambda to, report: [deb])
-    assert bundle.make(project / "out", no_report) == 1000
+    monkeypatch.setattr(bundle, "_download_wheels", wheels)
+    names = {f"{line}.whl" for line in bundle.requirements()}
+    assert "megatron-core==0.16.1.whl" in names
+    assert bundle.make(project / "out", no_report) == 1000 + 10 * len(names)
     assert [p.name for p in project.glob("out/debs/*")] == [deb.name]
+    assert {p.name for p in project.glob("out/wheels/*")} == names
     (project / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
         bundle.make(project / "file", no_report)
