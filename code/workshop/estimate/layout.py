@@ -1,0 +1,155 @@
+"""How a model is spread over ranks, and what part of it a rank holds.
+
+Pure Python that also runs inside the published page: no torch, no imports
+from outside this package.  A model and a layout are plain dicts, so that
+they travel as JSON.  A model has `layers` L, `hidden` h, `heads` a,
+`sequence` s, `vocabulary` V (padded) and `bias`; `dataclasses.asdict` of a
+GPTConfig is one.  Symbols: t, p, d are the tensor, pipeline and data
+parallel sizes, b the micro-batch, m the micro-batches of a step.
+"""
+
+from workshop.estimate.parameters import layer_norm
+
+
+def layout(
+    dp=1,
+    tp=1,
+    pp=1,
+    micro_batch=1,
+    num_microbatches=1,
+    schedule="1f1b",
+    virtual_stages=1,
+    sequence_parallel=False,
+    cut=None,
+):
+    """Return a layout as a dict of its arguments.
+
+    `schedule` is gpipe, 1f1b or interleaved; `virtual_stages` v is the
+    number of chunks of a rank, above 1 for interleaved alone.  `cut` lists
+    the layers of each of the p v chunks in the order of the model; None
+    balances them (`balanced_cut`).
+
+    Raises ValueError for sizes that make no layout.
+    """
+    sizes = (dp, tp, pp, micro_batch, num_microbatches, virtual_stages)
+    if min(sizes) < 1:
+        raise ValueError("every size of a layout is 1 or more")
+    if schedule not in ("gpipe", "1f1b", "interleaved"):
+        raise ValueError("the schedule is gpipe, 1f1b or interleaved")
+    if virtual_stages > 1 and schedule != "interleaved":
+        raise ValueError(
+            "several chunks a rank need the interleaved schedule"
+        )
+    if virtual_stages > 1 and (pp < 2 or num_microbatches % pp):
+        raise ValueError(
+            "the interleaved schedule needs two stages or more, and "
+            "micro-batches in multiples of the stages"
+        )
+    return {
+        "dp": dp,
+        "tp": tp,
+        "pp": pp,
+        "micro_batch": micro_batch,
+        "num_microbatches": num_microbatches,
+        "schedule": schedule,
+        "virtual_stages": virtual_stages,
+        "sequence_parallel": sequence_parallel and tp > 1,
+        "cut": cut,
+    }
+
+
+def world_size(layout):
+    """Return the ranks of a layout."""
+    return layout["dp"] * layout["tp"] * layout["pp"]
+
+
+def tokens_per_step(model, layout):
+    """Return the tokens of a step over all ranks."""
+    sequences = layout["dp"] * layout["micro_batch"]
+    return sequences * layout["num_microbatches"] * model["sequence"]
+
+
+def layer_flops(model):
+    """Return the forward operations of one layer for one token."""
+    hidden = model["hidden"]
+    return 24 * hidden * hidden + 4 * hidden * model["sequence"]
+
+
+def head_flops(model):
+    """Return the forward operations of the logits for one token."""
+    return 2 * model["hidden"] * model["vocabulary"]
+
+
+def balanced_cut(model, chunks):
+    """Return the layers of each chunk for the shortest slowest chunk.
+
+    The head counts as many layers as its operations do, the embedding as
+    none, for it looks up rows.  GPT 1.3B in two: 13 and 11.
+
+    Raises ValueError for fewer layers than chunks.
+    """
+    layers = model["layers"]
+    if layers < chunks:
+        raise ValueError(
+            "there are fewer layers than chunks to cut them into"
+        )
+    if chunks == 1:
+        return [layers]
+    head = head_flops(model) / layer_flops(model)
+    best = None
+    for last in range(1, layers - chunks + 2):
+        share, more = divmod(layers - last, chunks - 1)
+        slowest = max(share + (1 if more else 0), last + head)
+        if best is None or slowest < best[0]:
+            best = (slowest, last, share, more)
+    _, last, share, more = best
+    front = [share + (1 if i < more else 0) for i in range(chunks - 1)]
+    return front + [last]
+
+
+def chunks_of(model, layout, stage):
+    """Return the chunks of a pipeline rank: (layers, first, last) each.
+
+    Chunk k of the model lies on rank k mod p (Narayanan et al. 2021,
+    section 2.2): `first` has the embedding, `last` the head.
+    """
+    total = layout["pp"] * layout["virtual_stages"]
+    cut = layout["cut"] or balanced_cut(model, total)
+    if len(cut) != total or sum(cut) != model["layers"]:
+        raise ValueError(
+            "the cut must name the layers of every chunk, all layers in all"
+        )
+    return [
+        (cut[k], k == 0, k == total - 1)
+        for k in range(stage, total, layout["pp"])
+    ]
+
+
+def rank_parameters(model, layout, stage=0):
+    """Return the parameters that a rank of a pipeline stage holds, exactly.
+
+    `sharded` are split over the tensor parallel ranks (the size of one
+    rank's part), `replicated` are whole on each of them, and `tied_copy`
+    is the last stage's copy of the token embedding, which another stage
+    holds as well: it takes memory, but the model has it once.  Matrices
+    split by columns take their biases along; a bias that is added after
+    the sum over the ranks, the LayerNorms and the positions are whole.
+    """
+    h, t = model["hidden"], layout["tp"]
+    bias = 1 if model.get("bias", True) else 0
+    norm = layer_norm(h, bias == 1)
+    rows = -(-model["vocabulary"] // t)
+    found = {"sharded": 0, "replicated": 0, "tied_copy": 0}
+    for layers, first, last in chunks_of(model, layout, stage):
+        columns = (3 * h * h + 3 * h * bias) + (4 * h * h + 4 * h * bias)
+        found["sharded"] += layers * (columns + h * h + 4 * h * h) // t
+        found["replicated"] += layers * (2 * h * bias + 2 * norm)
+        if first:
+            found["sharded"] += rows * h
+            found["replicated"] += model["sequence"] * h
+        if last:
+            found["replicated"] += norm
+            if not first:
+                found["tied_copy"] += rows * h
+    found["total"] = sum(found.values())
+    return found

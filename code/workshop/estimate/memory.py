@@ -1,0 +1,196 @@
+"""How many bytes a rank of a layout needs, and whether they fit a device.
+
+Pure Python that also runs inside the published page.  Capacity is in
+bytes; divide by 2**30 for GiB.  Symbols as in `workshop.estimate.layout`.
+Parameters and states are exact; activations follow Korthikanti et al. 2022
+(arXiv 2205.05198), section 4, for attention that never writes its matrix.
+"""
+
+from workshop.estimate.layout import chunks_of, rank_parameters
+from workshop.estimate.pipeline import in_flight
+
+# Bytes of a parameter: weights, gradients and optimizer states of AdamW.
+# bf16-weights keeps float32 masters besides the two moments: 16 bytes in
+# all, the 16 of Rajbhandari et al. 2019 (arXiv 1910.02054), section 3.1.
+STATES = {
+    "bf16-weights": {"weights": 2, "gradients": 2, "optimizer": 12},
+    "bf16": {"weights": 4, "gradients": 4, "optimizer": 8},
+    "float32": {"weights": 4, "gradients": 4, "optimizer": 8},
+}
+
+# Usable memory as the driver reports it, in bytes.
+DEVICES = {"NVIDIA H200": 143771 * 2**20}
+
+
+def state_bytes(model, layout, stage=0, precision="bf16-weights"):
+    """Return the bytes of weights, gradients and optimizer, exactly.
+
+    Each rank of the data parallel group holds all of them.
+    """
+    held = rank_parameters(model, layout, stage)["total"]
+    return {part: held * each for part, each in STATES[precision].items()}
+
+
+def layer_bytes(model, layout, element_bytes=2):
+    """Return what one layer keeps of a micro-batch for its backward.
+
+    In units of b s h elements: the inputs of both LayerNorms and of both
+    column-parallel products, 4, which tensor parallelism leaves whole and
+    sequence parallelism splits; and split in either case q, k, v and the
+    attention's output, 4, and the hidden activation before and after GELU,
+    8.  In 16 bit without dropout 32 s b h bytes, the paper's 34 less two
+    masks; s b h (8 + 24 / t) with tensor parallelism.  Flash attention
+    keeps a logarithm for each head and row in float32, 4 b a s bytes, and
+    each LayerNorm two numbers for each row.
+    """
+    b, s, h = layout["micro_batch"], model["sequence"], model["hidden"]
+    t = layout["tp"]
+    whole = t if layout["sequence_parallel"] else 1
+    elements = 4 * b * s * h // whole + 12 * b * s * h // t
+    if model.get("dropout", 0.0):
+        # A mask of one byte an element after each of the two outputs.
+        masks = 2 * b * s * h // whole
+    else:
+        masks = 0
+    logarithms = 4 * b * model["heads"] * s // t
+    statistics = 4 * b * s * element_bytes // whole
+    return elements * element_bytes + masks + logarithms + statistics
+
+
+def head_bytes(model, layout, element_bytes=2, compiled=True):
+    """Return what the head keeps of a micro-batch for its backward.
+
+    The input and output of its LayerNorm, and the logits b s V / t: for a
+    vocabulary of 50,304 the largest tensor of a step.  Compiled, they stay
+    in 16 bit and their float32 form exists inside kernels alone; eager,
+    log-softmax keeps a float32 copy instead.
+    """
+    b, s, h = layout["micro_batch"], model["sequence"], model["hidden"]
+    t = layout["tp"]
+    whole = t if layout["sequence_parallel"] else 1
+    rows = -(-model["vocabulary"] // t)
+    of_logits = element_bytes if compiled else max(4, element_bytes)
+    norm = (2 * b * s * h // whole + 2 * b * s // whole) * element_bytes
+    return b * s * rows * of_logits + norm
+
+
+def head_workspace(model, layout, element_bytes=2, compiled=True):
+    """Return what the head's backward needs beside what was kept.
+
+    The gradient of its weight V h / t and of its input.  Compiled, the
+    gradient of the logits takes the logits' own place; eager, it and the
+    gradient that it is computed from are float32 tensors of their own,
+    cast to the weights' type at the end.
+    """
+    b, s, h = layout["micro_batch"], model["sequence"], model["hidden"]
+    rows = -(-model["vocabulary"] // layout["tp"])
+    result = (rows * h + b * s * h) * element_bytes
+    if compiled:
+        return result
+    return result + 2 * b * s * rows * max(4, element_bytes)
+
+
+def activation_bytes(model, layout, stage=0, element_bytes=2, compiled=True):
+    """Return the activations of a stage at its peak: a dict of bytes.
+
+    `layers` and `logits` count the micro-batches in flight; under GPipe
+    the last stage keeps the logits of all, under 1F1B of one.
+    `workspace` is what the first backward needs on top.
+    """
+    held = chunks_of(model, layout, stage)
+    v = len(held)
+    p, m = layout["pp"], layout["num_microbatches"]
+    alive = in_flight(layout["schedule"], p, m, v, stage) if p > 1 else 1
+    found = {"layers": 0, "logits": 0, "workspace": 0}
+    each = layer_bytes(model, layout, element_bytes)
+    for position, (layers, _, last) in enumerate(held):
+        # The chunks share the micro-batches in flight; the first ones of a
+        # rank start first and so hold the remainder.
+        share = alive // v + (1 if position < alive % v else 0)
+        found["layers"] += share * layers * each
+        if last:
+            kept = m if layout["schedule"] == "gpipe" and p > 1 else 1
+            found["logits"] = kept * head_bytes(
+                model, layout, element_bytes, compiled
+            )
+            found["workspace"] = head_workspace(
+                model, layout, element_bytes, compiled
+            )
+    return found
+
+
+def rank_bytes(
+    model,
+    layout,
+    stage=0,
+    precision="bf16-weights",
+    compiled=True,
+    buckets=False,
+):
+    """Return the bytes of a rank at the peak of a step: a dict of parts.
+
+    Parts: weights, optimizer, gradients, layers, logits, workspace, total.
+    The peak lies where the first backward begins, with all activations and
+    as yet no gradient, unless they are kept: over several micro-batches,
+    or with `buckets` of data parallelism that hold them all the time.
+    Where activations are few it lies behind the last backward.
+    """
+    states = state_bytes(model, layout, stage, precision)
+    element_bytes = 4 if precision == "float32" else 2
+    kept = activation_bytes(model, layout, stage, element_bytes, compiled)
+    gradients = states["gradients"]
+    live = buckets or layout["num_microbatches"] > 1
+    begin = sum(kept.values()) + (gradients if live else 0)
+    if begin < gradients:
+        kept = {part: 0 for part in kept}
+        live = True
+    parts = {
+        "weights": states["weights"],
+        "optimizer": states["optimizer"],
+        "gradients": gradients if live else 0,
+    }
+    parts.update(kept)
+    parts["total"] = sum(parts.values())
+    return parts
+
+
+def largest_stage(model, layout, **options):
+    """Return the stage that needs most, and its `rank_bytes`."""
+    found = [
+        rank_bytes(model, layout, stage, **options)
+        for stage in range(layout["pp"])
+    ]
+    worst = max(range(len(found)), key=lambda i: found[i]["total"])
+    return worst, found[worst]
+
+
+def fits(model, layout, capacity, reserve=2 * 2**30, **options):
+    """Return whether every rank stays within `capacity` bytes.
+
+    `reserve` is for what no tensor of the step is: the driver's context,
+    libraries' workspaces, the allocator's rounding.
+    """
+    _, parts = largest_stage(model, layout, **options)
+    return parts["total"] + reserve <= capacity
+
+
+def largest_micro_batch(model, layout, capacity, **options):
+    """Return the largest micro-batch that fits; 0 if not even one does."""
+
+    def works(size):
+        return fits(
+            model, dict(layout, micro_batch=size), capacity, **options
+        )
+
+    if not works(1):
+        return 0
+    low, high = 1, 2
+    while works(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if works(middle):
+            low = middle
+        else:
+            high = middle
+    return low

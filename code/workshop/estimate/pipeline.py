@@ -1,0 +1,70 @@
+"""How long a pipeline runs and how much it holds, in closed form.
+
+Pure Python that also runs inside the published page.  Symbols: p stages,
+m micro-batches a step, v chunks a rank.  Narayanan et al. 2021
+(arXiv 2104.04473), section 2.2.
+"""
+
+
+def bubble_over_ideal(p, m, v=1):
+    """Return the idle share of a rank over its ideal time: (p-1) / (v m)."""
+    return (p - 1) / (v * m)
+
+
+def bubble_over_total(p, m, v=1):
+    """Return the idle share of a rank over the whole step.
+
+    (p-1) / (v m + p - 1): of v m + p - 1 slots, p - 1 are idle.
+    """
+    return (p - 1) / (v * m + p - 1)
+
+
+def in_flight(schedule, p, m, v=1, stage=0):
+    """Return how many forwards a rank holds before their backwards, at most.
+
+    Each is one micro-batch in one of the rank's v chunks.  GPipe holds all
+    m.  1F1B holds one for each stage from its own to the last.  The
+    interleaved schedule warms up for 2 (p - stage - 1) + (v - 1) p
+    forwards and runs one more before its first backward; with m = p it
+    runs all forwards first.
+    """
+    if schedule == "gpipe":
+        return m * v
+    if schedule == "1f1b" or v == 1:
+        return min(m, p - stage)
+    if m == p:
+        return m * v
+    return min(m * v, 2 * (p - stage - 1) + (v - 1) * p + 1)
+
+
+def pipeline_seconds(stages, m, v=1, hand_over=0.0, schedule="1f1b"):
+    """Return the parts of a step of a pipeline: a dict of seconds.
+
+    Args:
+        stages: of each rank, the seconds of one micro-batch, forward and
+            backward through all its chunks.
+        m: the micro-batches.
+        v: the chunks of a rank.
+        hand_over: seconds of a message between neighbours.
+
+    The slowest rank works m times.  While the first micro-batch comes and
+    the last one goes, it waits for the others' passes, a chunk at a time:
+    (sum - slowest) / v.  `compute` is the mean rank's work, `imbalance`
+    what the slowest does beyond it, `bubble` that waiting.
+
+    A micro-batch crosses 2 (p - 1) borders on its way through p ranks and
+    back.  GPipe sends the next ones meanwhile.  1F1B has p micro-batches on
+    the way and starts another when one has come back, so that each full
+    round of p pays the way again.
+    """
+    p = len(stages)
+    slowest, mean = max(stages), sum(stages) / p
+    rounds = 1 if schedule == "gpipe" else -(-m // p)
+    parts = {
+        "compute": m * mean,
+        "imbalance": m * (slowest - mean),
+        "bubble": (sum(stages) - slowest) / v,
+        "hand_over": rounds * 2 * (p - 1) * hand_over,
+    }
+    parts["total"] = sum(parts.values())
+    return parts
