@@ -27,6 +27,20 @@ def test_a_node_reaches_another_by_name(slurm_cluster: Layout, shell) -> None:
     assert done.stdout.startswith("127.0.0."), done.stderr
 
 
+def test_nothing_listens_on_the_network(slurm_cluster: Layout) -> None:
+    if not slurm_cluster.local_name:
+        pytest.skip("this machine's name leads to more than 127.0.0.1")
+    ports = range(slurm_cluster.port, slurm_cluster.port + 3)
+    found = {}
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, state, *_ = line.split()
+        address, port = local.split(":")
+        if state == "0A" and int(port, 16) in ports:
+            found[int(port, 16)] = address
+    # 127.0.0.1, in the byte order of the machine
+    assert found == dict.fromkeys(ports, "0100007F")
+
+
 def test_second_start_changes_nothing(slurm_cluster: Layout) -> None:
     pid = slurm_cluster.path("run", "slurmctld.pid").read_text()
     assert cluster.start() == slurm_cluster

@@ -20,6 +20,7 @@ TWO_OF_TWO = Layout(
     hide_gpus=False,
     own_names=True,
     loopback_only=False,
+    local_name=False,
     port=20000,
     cpus_per_node=8,
     memory_mib=4000,
@@ -48,6 +49,14 @@ def test_machine_without_network_is_told_to_look_further() -> None:
     for here, wanted in ((TWO_OF_TWO, False), (alone, True)):
         text = config.slurm_conf(here, "me", "machine", "/lib/slurm")
         assert ("CommunicationParameters=EnableIPv6\n" in text) == wanted
+
+
+def test_daemons_listen_on_the_loopback_where_the_name_leads_there() -> None:
+    local = replace(TWO_OF_TWO, local_name=True)
+    for here, wanted in ((TWO_OF_TWO, False), (local, True)):
+        text = config.slurm_conf(here, "me", "machine", "/lib/slurm")
+        both = "CommunicationParameters=NoCtldInAddrAny,NoInAddrAny\n"
+        assert (both in text) == wanted
 
 
 def test_without_gpus_nothing_mentions_them() -> None:

@@ -52,10 +52,17 @@ def slurm_conf(layout: Layout, user: str, host: str, plugins: str) -> str:
         "MinJobAge=86400",
         f"TaskProlog={base}/task_prolog.sh",
     ]
+    communication = []
     if layout.loopback_only:
         # Slurm looks addresses up with AI_ADDRCONFIG, and where no other
         # interface is up that hides every IPv4 address, 127.0.0.1 too.
-        lines.append("CommunicationParameters=EnableIPv6")
+        communication.append("EnableIPv6")
+    if layout.local_name:
+        # Daemons and commands then listen where their host name leads and
+        # nowhere else.
+        communication += ["NoCtldInAddrAny", "NoInAddrAny"]
+    if communication:
+        lines.append(f"CommunicationParameters={','.join(communication)}")
     if layout.gpus_per_node:
         lines.append("GresTypes=gpu")
     gres = f" Gres=gpu:{layout.gpus_per_node}" if layout.gpus_per_node else ""

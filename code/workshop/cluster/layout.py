@@ -26,7 +26,8 @@ class Layout:
     nodes of two GPUs the first two belong to the first node.  `real`
     says whether they are GPUs or stand-ins.  `own_names` says whether
     each node has its own host name in its own namespaces.
-    `loopback_only` says that the machine has no network interface up.
+    `loopback_only` says that the machine has no network interface up, and
+    `local_name` that its own name leads to 127.0.0.1.
     """
 
     base: str
@@ -37,6 +38,7 @@ class Layout:
     hide_gpus: bool
     own_names: bool
     loopback_only: bool
+    local_name: bool
     port: int
     cpus_per_node: int
     memory_mib: int
@@ -113,6 +115,15 @@ def loopback_only() -> bool:
     except socket.gaierror:
         return True
     return False
+
+
+def local_name() -> bool:
+    """Say whether this machine's name leads to 127.0.0.1 and no further."""
+    try:
+        found = socket.getaddrinfo(socket.gethostname(), None)
+    except socket.gaierror:
+        return False
+    return {address[4][0] for address in found} == {"127.0.0.1"}
 
 
 def choose_ports(first: int | None, count: int) -> int:

@@ -18,6 +18,7 @@ from workshop.cluster.layout import (
     choose_ports,
     default_base,
     load,
+    local_name,
     loopback_only,
 )
 from workshop.errors import UserError
@@ -174,6 +175,7 @@ def _prepare(
         hide_gpus=not real and bool(gpus.real_devices()),
         own_names=own_names,
         loopback_only=loopback_only(),
+        local_name=local_name(),
         port=port,
         cpus_per_node=CPUS_PER_NODE,
         memory_mib=max(1000, memory // 2**20 // nodes),
