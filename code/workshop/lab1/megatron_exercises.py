@@ -85,8 +85,7 @@ def _partial(
 ) -> Tensor:
     """Return what one rank adds to the output of the layer."""
     b, s, h = x.shape
-    heads = dense.heads // t
-    qkv = F.linear(x, rows).view(b, s, 3, heads, h // dense.heads)
+    qkv = F.linear(x, rows).unflatten(-1, (3, -1, dense.head_size))
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     columns = dense.output.weight.chunk(t, dim=1)[rank]

@@ -56,32 +56,36 @@ class Embedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (b, s) to activations (b, s, h)."""
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.token(tokens) + self.position(positions)
+        x = self.token(tokens) + self.positions(tokens)
         # Autocast leaves embeddings in float32. The residual stream would
         # stay there, at twice the memory traffic of every block.
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return self.dropout(x)
 
+    def positions(self, tokens: Tensor) -> Tensor:
+        """Return the position embeddings of tokens (b, s), as (s, h)."""
+        return self.position(
+            torch.arange(tokens.shape[1], device=tokens.device)
+        )
+
 
 class Attention(nn.Module):
-    """Causal self-attention over `heads` heads."""
+    """Causal self-attention, over as many heads as `qkv` has outputs for."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.heads = config.heads
         h = config.hidden
+        self.head_size = h // config.heads
         self.qkv = nn.Linear(h, 3 * h, bias=config.bias)
         self.output = nn.Linear(h, h, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, s, h) to (b, s, h)."""
-        b, s, h = x.shape
-        qkv = self.qkv(x).view(b, s, 3, self.heads, h // self.heads)
+        qkv = self.qkv(x).unflatten(-1, (3, -1, self.head_size))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.output(y.transpose(1, 2).reshape(b, s, h))
+        return self.output(y.transpose(1, 2).flatten(-2))
 
 
 class MLP(nn.Module):
@@ -195,8 +199,11 @@ def compile_blocks(model: GPT, backend: str = "inductor") -> GPT:
     One graph for the whole model would deliver every gradient when its
     single backward call returns, and nothing could be sent before that. With
     a graph for each block the gradients of a block are there as soon as its
-    backward ends, and all blocks share one compilation.
+    backward ends, and all blocks share one compilation. A pipeline stage may
+    lack embedding or head.
     """
-    for part in (model.embedding, *model.blocks, model.head):
-        part.compile(fullgraph=True, dynamic=False, backend=backend)
+    ends = [getattr(model, name, None) for name in ("embedding", "head")]
+    for part in (*ends, *model.blocks.children()):
+        if part is not None:
+            part.compile(fullgraph=True, dynamic=False, backend=backend)
     return model
