@@ -70,19 +70,38 @@ def _(x: Tensor, group: str) -> Tensor:
     return x.new_empty(group_of(group).size(), *x.shape)
 
 
-@custom_op("workshop::reduce_scatter", mutates_args=())
-def reduce_scatter(x: Tensor, group: str) -> Tensor:
-    """Return this rank's row of the sum over the group: (t, ...) to (...)."""
-    part = x.new_empty(x.shape[1:])
+@custom_op("workshop::reduce_scatter_tokens", mutates_args=())
+def sum_own_tokens(x: Tensor, group: str) -> Tensor:
+    """Return the sum over the group of this rank's tokens.
+
+    (b, s, h) to (b, s/t, h).
+    """
+    members = group_of(group)
+    b, s, h = x.shape
+    part = x.new_empty(b, s // members.size(), h)
     collectives.reduce_scatter(
-        part.view(-1), x.contiguous().view(-1), group_of(group)
+        part.view(-1), x.contiguous().view(-1), members
     )
     return part
 
 
-@reduce_scatter.register_fake
+@sum_own_tokens.register_fake
 def _(x: Tensor, group: str) -> Tensor:
-    return x.new_empty(x.shape[1:])
+    b, s, h = x.shape
+    return x.new_empty(b, s // group_of(group).size(), h)
+
+
+@custom_op("workshop::own_last", mutates_args=())
+def own_last(x: Tensor, group: str) -> Tensor:
+    """Return this rank's part of the last dimension: (..., n) to n/t."""
+    members = group_of(group)
+    part = x.chunk(members.size(), -1)[members.rank()]
+    return part.clone(memory_format=torch.contiguous_format)
+
+
+@own_last.register_fake
+def _(x: Tensor, group: str) -> Tensor:
+    return x.new_empty(*x.shape[:-1], x.shape[-1] // group_of(group).size())
 
 
 def join_last(x: Tensor, group: str) -> Tensor:
@@ -90,25 +109,9 @@ def join_last(x: Tensor, group: str) -> Tensor:
     return all_gather(x, group).movedim(0, -2).flatten(-2)
 
 
-def own_last(x: Tensor, group: str) -> Tensor:
-    """Return this rank's part of the last dimension, as a copy."""
-    members = group_of(group)
-    return x.chunk(members.size(), -1)[members.rank()].clone()
-
-
 def join_tokens(x: Tensor, group: str) -> Tensor:
     """Return the tokens of all ranks: (b, s/t, h) to (b, s, h)."""
     return all_gather(x, group).view(x.shape[0], -1, x.shape[2])
-
-
-def sum_own_tokens(x: Tensor, group: str) -> Tensor:
-    """Return the sum over the group of this rank's tokens.
-
-    (b, s, h) to (b, s/t, h), in which the tokens have been summed.
-    """
-    b, s, h = x.shape
-    t = group_of(group).size()
-    return reduce_scatter(x.reshape(t, b, s // t, h), group)
 
 
 class _CopyTo(Function):

@@ -128,19 +128,21 @@ def _split(
     """Return the parallel layer that takes the place of a dense one."""
     if style == "head":
         return VocabParallelHead(module.norm, model.config.vocabulary, region)
-    parts = {
-        name: nn.Parameter(
+    parts = {}
+    for name, dense in module.named_parameters():
+        part = nn.Parameter(
             shard_tensor(
                 f"{path}.{name}",
-                parameter.detach(),
+                dense.detach(),
                 plan,
                 region.rank,
                 region.size,
             ),
-            requires_grad=parameter.requires_grad,
+            requires_grad=dense.requires_grad,
         )
-        for name, parameter in module.named_parameters()
-    }
+        # What others have noted on it, a pipeline stage for one.
+        part.__dict__.update(dense.__dict__)
+        parts[name] = part
     if style == "vocab":
         return VocabParallelEmbedding(parts["weight"], region)
     layer = RowParallelLinear if style == "row" else ColumnParallelLinear
