@@ -80,31 +80,34 @@ def head_flops(model):
     return 2 * model["hidden"] * model["vocabulary"]
 
 
-def balanced_cut(model, chunks):
-    """Return the layers of each chunk for the shortest slowest chunk.
+def balanced_cut(model, chunks, ranks=None):
+    """Return the layers of each chunk so that the slowest rank is fastest.
 
-    The head counts as many layers as its operations do, the embedding as
-    none, for it looks up rows.  GPT 1.3B in two: 13 and 11.
+    Chunk k lies on rank k mod `ranks` (None: a rank each).  The head counts
+    as many layers as its operations do, the embedding as none, for it looks
+    up rows.  GPT 1.3B in two: 13 and 11.  It is the cut of
+    `workshop.parallel.pipeline_stages.cut`, which tells why it is the best.
 
     Raises ValueError for fewer layers than chunks.
     """
-    layers = model["layers"]
-    if layers < chunks:
+    if model["layers"] < chunks:
         raise ValueError(
             "there are fewer layers than chunks to cut them into"
         )
-    if chunks == 1:
-        return [layers]
+    ranks = ranks or chunks
     head = head_flops(model) / layer_flops(model)
-    best = None
-    for last in range(1, layers - chunks + 2):
-        share, more = divmod(layers - last, chunks - 1)
-        slowest = max(share + (1 if more else 0), last + head)
-        if best is None or slowest < best[0]:
-            best = (slowest, last, share, more)
-    _, last, share, more = best
-    front = [share + (1 if i < more else 0) for i in range(chunks - 1)]
-    return front + [last]
+    found = [1] * chunks
+
+    def cost(chunk):
+        return found[chunk] + (head if chunk == chunks - 1 else 0)
+
+    def cost_of_rank(rank):
+        return sum(cost(chunk) for chunk in range(rank, chunks, ranks))
+
+    for _ in range(model["layers"] - chunks):
+        rank = min(range(ranks), key=cost_of_rank)
+        found[min(range(rank, chunks, ranks), key=cost)] += 1
+    return found
 
 
 def chunks_of(model, layout, stage):
@@ -114,7 +117,7 @@ def chunks_of(model, layout, stage):
     section 2.2): `first` has the embedding, `last` the head.
     """
     total = layout["pp"] * layout["virtual_stages"]
-    cut = layout["cut"] or balanced_cut(model, total)
+    cut = layout["cut"] or balanced_cut(model, total, layout["pp"])
     if len(cut) != total or sum(cut) != model["layers"]:
         raise ValueError(
             "the cut must name the layers of every chunk, all layers in all"

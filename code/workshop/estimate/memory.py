@@ -38,8 +38,9 @@ def layer_bytes(model, layout, element_bytes=2):
     column-parallel products, 4, which tensor parallelism leaves whole and
     sequence parallelism splits; and split in either case q, k, v and the
     attention's output, 4, and the hidden activation before and after GELU,
-    8.  In 16 bit without dropout 32 s b h bytes, the paper's 34 less two
-    masks; s b h (8 + 24 / t) with tensor parallelism.  Flash attention
+    8.  In 16 bit 32 s b h bytes, the paper's 34 less two masks of dropout,
+    which the models here do not use; s b h (8 + 24 / t) with tensor
+    parallelism.  Flash attention
     keeps a logarithm for each head and row in float32, 4 b a s bytes, and
     each LayerNorm two numbers for each row.
     """
@@ -47,14 +48,9 @@ def layer_bytes(model, layout, element_bytes=2):
     t = layout["tp"]
     whole = t if layout["sequence_parallel"] else 1
     elements = 4 * b * s * h // whole + 12 * b * s * h // t
-    if model.get("dropout", 0.0):
-        # A mask of one byte an element after each of the two outputs.
-        masks = 2 * b * s * h // whole
-    else:
-        masks = 0
     logarithms = 4 * b * model["heads"] * s // t
     statistics = 4 * b * s * element_bytes // whole
-    return elements * element_bytes + masks + logarithms + statistics
+    return elements * element_bytes + logarithms + statistics
 
 
 def head_bytes(model, layout, element_bytes=2, compiled=True):
@@ -62,8 +58,9 @@ def head_bytes(model, layout, element_bytes=2, compiled=True):
 
     The input and output of its LayerNorm, and the logits b s V / t: for a
     vocabulary of 50,304 the largest tensor of a step.  Compiled, they stay
-    in 16 bit and their float32 form exists inside kernels alone; eager,
-    log-softmax keeps a float32 copy instead.
+    in 16 bit, their float32 form exists inside kernels alone, and the
+    maximum and the sum of each row are kept; eager, log-softmax keeps a
+    float32 copy.
     """
     b, s, h = layout["micro_batch"], model["sequence"], model["hidden"]
     t = layout["tp"]
@@ -71,7 +68,8 @@ def head_bytes(model, layout, element_bytes=2, compiled=True):
     rows = -(-model["vocabulary"] // t)
     of_logits = element_bytes if compiled else max(4, element_bytes)
     norm = (2 * b * s * h // whole + 2 * b * s // whole) * element_bytes
-    return b * s * rows * of_logits + norm
+    sums = 8 * b * s if compiled else 0
+    return b * s * rows * of_logits + sums + norm
 
 
 def head_workspace(model, layout, element_bytes=2, compiled=True):

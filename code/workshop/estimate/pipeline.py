@@ -25,15 +25,12 @@ def in_flight(schedule, p, m, v=1, stage=0):
     Each is one micro-batch in one of the rank's v chunks.  GPipe holds all
     m.  1F1B holds one for each stage from its own to the last.  The
     interleaved schedule warms up for 2 (p - stage - 1) + (v - 1) p
-    forwards and runs one more before its first backward; with m = p it
-    runs all forwards first.
+    forwards and runs one more before its first backward.
     """
     if schedule == "gpipe":
         return m * v
     if schedule == "1f1b" or v == 1:
         return min(m, p - stage)
-    if m == p:
-        return m * v
     return min(m * v, 2 * (p - stage - 1) + (v - 1) * p + 1)
 
 

@@ -1,0 +1,123 @@
+"""What a rank holds, by formula, against the model and its stages."""
+
+import ast
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+import workshop.estimate
+from workshop.estimate.layout import (
+    balanced_cut,
+    chunks_of,
+    layout,
+    rank_parameters,
+    tokens_per_step,
+    world_size,
+)
+from workshop.estimate.parameters import gpt_parameters
+from workshop.models.gpt import CONFIGS, GPT, GPTConfig
+from workshop.parallel.pipeline_stages import cut, make_stages
+
+SMALL = GPTConfig(7, 16, 2, 8, 37)
+FILES = (
+    "communication",
+    "data_parallel",
+    "layout",
+    "memory",
+    "narayanan",
+    "pipeline",
+    "time",
+)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_files_run_in_the_page(name):
+    """Imports from this package alone and no syntax MicroPython lacks."""
+    path = Path(workshop.estimate.__file__).with_name(f"{name}.py")
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    assert len(nodes) > 10
+    for node in nodes:
+        assert not isinstance(node, (ast.Match, ast.AsyncFunctionDef))
+        assert not (isinstance(node, ast.arguments) and node.posonlyargs)
+        if isinstance(node, ast.Import):
+            assert [alias.name for alias in node.names] == ["math"]
+        if isinstance(node, ast.ImportFrom):
+            assert node.module.startswith("workshop.estimate")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("p", "v"), [(1, 1), (2, 1), (2, 2), (4, 1), (4, 3)])
+def test_the_cut_is_that_of_the_pipeline(name, p, v):
+    config = CONFIGS[name]
+    if config.layers < p * v:
+        with pytest.raises(ValueError, match="fewer layers"):
+            balanced_cut(asdict(config), p * v, p)
+        return
+    expected = [len(r) for r in cut(config, p * v, ranks=p)]
+    assert balanced_cut(asdict(config), p * v, p) == expected
+
+
+def test_gpt_1_3b_is_cut_into_13_and_11():
+    assert balanced_cut(asdict(CONFIGS["gpt-1.3b"]), 2) == [13, 11]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("p", "v"), [(1, 1), (2, 1), (3, 1), (2, 2)])
+def test_the_parameters_of_a_stage_equal_the_module(p, v, bias):
+    config = GPTConfig(7, 16, 2, 8, 37, bias=bias)
+    schedule = "interleaved" if v > 1 else "1f1b"
+    spread = layout(
+        pp=p, num_microbatches=p, schedule=schedule, virtual_stages=v
+    )
+    total = 0
+    for stage in range(p):
+        stages = make_stages(GPT(config), config, stage, p, v)
+        found = rank_parameters(asdict(config), spread, stage)
+        parameters = [q for one in stages for q in one.parameters()]
+        assert found["total"] == sum(q.numel() for q in parameters)
+        assert found["tied_copy"] == sum(
+            q.numel() for q in parameters if hasattr(q, "tied_copy")
+        )
+        total += found["total"] - found["tied_copy"]
+    sizes = (config.layers, config.hidden, config.sequence)
+    assert total == gpt_parameters(*sizes, config.vocabulary, bias=bias)
+
+
+def test_a_cut_by_hand_is_kept():
+    spread = layout(pp=2, cut=[3, 4])
+    assert chunks_of(asdict(SMALL), spread, 0) == [(3, True, False)]
+    assert chunks_of(asdict(SMALL), spread, 1) == [(4, False, True)]
+
+
+@pytest.mark.parametrize("wrong", [[7], [3, 3], [1, 2, 4]])
+def test_a_cut_must_have_all_layers_once(wrong):
+    with pytest.raises(ValueError, match="the cut must name"):
+        chunks_of(asdict(SMALL), layout(pp=2, cut=wrong), 0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tp": 0},
+        {"schedule": "fifo"},
+        {"pp": 2, "virtual_stages": 2, "num_microbatches": 2},
+        {
+            "pp": 2,
+            "schedule": "interleaved",
+            "virtual_stages": 2,
+            "num_microbatches": 3,
+        },
+    ],
+)
+def test_sizes_that_make_no_layout_are_refused(wrong):
+    with pytest.raises(ValueError):
+        layout(**wrong)
+
+
+def test_ranks_and_tokens_of_a_step():
+    spread = layout(dp=3, tp=2, pp=2, micro_batch=5, num_microbatches=4)
+    assert world_size(spread) == 12
+    batch = torch.zeros(3 * 4 * 5, SMALL.sequence)
+    assert tokens_per_step(asdict(SMALL), spread) == batch.numel()

@@ -1,0 +1,175 @@
+"""Bytes by formula against the tensors that the model really keeps."""
+
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from workshop.estimate.layout import layout
+from workshop.estimate.memory import (
+    DEVICES,
+    activation_bytes,
+    fits,
+    head_bytes,
+    largest_micro_batch,
+    largest_stage,
+    layer_bytes,
+    rank_bytes,
+    state_bytes,
+)
+from workshop.models.gpt import CONFIGS, GPT, GPTConfig, compile_blocks
+from workshop.runs.load import load
+from workshop.training.optimizer import make_optimizer
+
+GPT_1_3B = asdict(CONFIGS["gpt-1.3b"])
+H200 = DEVICES["NVIDIA H200"]
+
+
+def kept_bytes(module, *inputs):
+    """Return the bytes that autograd keeps, parameters left out."""
+    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    weights |= {
+        p.untyped_storage().data_ptr()
+        for p in inputs
+        if isinstance(p, torch.nn.Parameter)
+    }
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights and tensor.is_floating_point():
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        result = module(*inputs)
+    assert result.requires_grad
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_activations_of_a_layer_and_of_the_head(dtype, batch, compiled):
+    """But for one or two scalars, which autograd keeps as well."""
+    config = GPTConfig(1, 128, 2, 64, 512)
+    model = GPT(config).to(dtype)
+    if compiled:
+        # The partition of inductor without its compiler.
+        compile_blocks(model, "aot_eager_decomp_partition")
+    sizes = asdict(config), layout(micro_batch=batch), dtype.itemsize
+    x = torch.zeros(batch, 64, 128, dtype=dtype, requires_grad=True)
+    kept = kept_bytes(model.blocks[0], x)
+    assert layer_bytes(*sizes) == pytest.approx(kept, abs=8)
+    targets = torch.zeros(batch, 64, dtype=torch.int64)
+    weight = model.embedding.token.weight
+    kept = kept_bytes(model.head, x, weight, targets)
+    predicted = head_bytes(*sizes, compiled=compiled)
+    assert predicted == pytest.approx(kept, abs=8)
+
+
+@pytest.mark.parametrize("precision", ["bf16-weights", "float32"])
+def test_states_equal_those_of_the_optimizer(precision):
+    config = GPTConfig(2, 32, 2, 16, 64)
+    model = GPT(config)
+    if precision == "bf16-weights":
+        model.bfloat16()
+    optimizer = make_optimizer(model, 1e-3)
+    tokens = torch.zeros(1, 16, dtype=torch.int64)
+    model(tokens, tokens).backward()
+    optimizer.step()
+    weights = list(model.parameters())
+    found = state_bytes(asdict(config), layout(), 0, precision)
+    assert found["weights"] == sum(p.nbytes for p in weights)
+    assert found["gradients"] == sum(p.grad.nbytes for p in weights)
+    assert found["optimizer"] == sum(
+        value.nbytes
+        for p in weights
+        for value in optimizer.state[p].values()
+        if torch.is_tensor(value) and value.dim()
+    )
+    assert sum(found.values()) == 16 * sum(p.numel() for p in weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "buckets"),
+    [
+        ("lab1/gpt-1.3b-1gpu", False),
+        ("lab1/gpt-1.3b-2gpu-naive", False),
+        ("lab1/gpt-1.3b-2nodes-naive", False),
+        ("lab1/gpt-1.3b-2nodes-overlapped", True),
+    ],
+)
+def test_the_peak_equals_the_recorded_one(name, buckets):
+    """Within 0.5 %.  On two nodes the buckets are tensors of torch."""
+    run = load(name)
+    meta = run.metrics(0)[0]
+    spread = layout(dp=meta["world_size"], micro_batch=meta["micro_batch"])
+    parts = rank_bytes(GPT_1_3B, spread, buckets=buckets)
+    measured = run.summary["memory_gib"]["median"] * 2**30
+    assert parts["total"] == pytest.approx(measured, rel=0.005)
+
+
+def test_the_parts_add_up_and_end_behind_the_last_backward():
+    parts = rank_bytes(GPT_1_3B, layout(micro_batch=16))
+    assert parts["gradients"] == 0
+    total = parts.pop("total")
+    assert total == sum(parts.values())
+    little = dict(GPT_1_3B, sequence=1)
+    parts = rank_bytes(little, layout())
+    assert parts["gradients"] > 0
+    assert parts["layers"] == parts["logits"] == 0
+
+
+def test_gpipe_keeps_every_micro_batch_and_1f1b_one_a_stage():
+    def kept(schedule, stage):
+        spread = layout(
+            pp=4, micro_batch=2, num_microbatches=8, schedule=schedule
+        )
+        return activation_bytes(GPT_1_3B, spread, stage)
+
+    for stage in range(4):
+        assert (
+            kept("gpipe", stage)["layers"] * (4 - stage)
+            == 8 * (kept("1f1b", stage)["layers"])
+        )
+    assert kept("gpipe", 3)["logits"] == 8 * kept("1f1b", 3)["logits"]
+    assert kept("1f1b", 0)["logits"] == 0
+
+
+def test_sequence_parallelism_divides_every_activation():
+    spread = layout(tp=4, micro_batch=2)
+    whole = layer_bytes(GPT_1_3B, layout(micro_batch=2))
+    tensor = layer_bytes(GPT_1_3B, spread)
+    both = layer_bytes(GPT_1_3B, {**spread, "sequence_parallel": True})
+    assert 4 * both == whole
+    unit = 2 * 1024 * 2048
+    logarithms = 4 * 2 * 16 * 1024 // 4
+    statistics = 2 * 1024 * 8
+    assert tensor - logarithms - statistics == unit * (8 + 24 // 4)
+
+
+def test_the_largest_micro_batch_fits_and_one_more_does_not():
+    largest = largest_micro_batch(GPT_1_3B, layout(), H200)
+    assert fits(GPT_1_3B, layout(micro_batch=largest), H200)
+    assert not fits(GPT_1_3B, layout(micro_batch=largest + 1), H200)
+    assert largest_micro_batch(GPT_1_3B, layout(), 2**30) == 0
+
+
+def test_ten_billion_parameters_need_two_devices():
+    model = {
+        "layers": 36,
+        "hidden": 4864,
+        "heads": 38,
+        "sequence": 1024,
+        "vocabulary": 50304,
+    }
+    assert not fits(model, layout(), H200)
+    assert fits(model, layout(tp=2), H200)
+    spread = layout(pp=2, num_microbatches=4)
+    assert fits(model, spread, H200)
+    stage, parts = largest_stage(model, spread)
+    assert parts["total"] == max(
+        rank_bytes(model, spread, one)["total"] for one in range(2)
+    )
+    assert parts == rank_bytes(model, spread, stage)
