@@ -1,0 +1,175 @@
+"""The traffic by formula equals what every rank of a layout counts."""
+
+from collections import Counter
+from dataclasses import asdict
+
+import pytest
+import torch
+from pool import Pool
+
+from workshop.collectives import count
+from workshop.estimate.communication import sent_bytes, traffic
+from workshop.estimate.data_parallel import gradients, in_buckets
+from workshop.estimate.layout import layout
+from workshop.groups import Coordinate, ParallelDims, make_groups
+from workshop.models.gpt import GPT, GPTConfig
+from workshop.parallel import tensor_parallel
+from workshop.parallel.data_parallel import (
+    NaiveDataParallel,
+    OverlappedDataParallel,
+)
+from workshop.parallel.pipeline import Pipeline
+from workshop.parallel.pipeline_schedule import make_schedule
+from workshop.parallel.pipeline_stages import make_stages
+
+CONFIG = GPTConfig(5, 16, 4, 8, 37)
+BUCKET_MIB = 0.02
+
+TWO = [
+    {"dp": 2},
+    {"dp": 2, "num_microbatches": 3},
+    {"tp": 2},
+    {"tp": 2, "num_microbatches": 3},
+    {"tp": 2, "sequence_parallel": True},
+    {"pp": 2},
+    {"pp": 2, "num_microbatches": 3, "schedule": "gpipe"},
+    {
+        "pp": 2,
+        "num_microbatches": 4,
+        "schedule": "interleaved",
+        "virtual_stages": 2,
+    },
+]
+FOUR = [
+    {"tp": 4, "sequence_parallel": True, "num_microbatches": 2},
+    {"pp": 4, "num_microbatches": 5},
+    {"tp": 2, "pp": 2, "num_microbatches": 2},
+    {"tp": 2, "pp": 2, "num_microbatches": 2, "sequence_parallel": True},
+    {"dp": 2, "tp": 2},
+    {"dp": 2, "pp": 2, "num_microbatches": 2},
+]
+
+
+def counted(rank: int, world: int, spread: dict, overlapped: bool) -> list:
+    """Run a step; return the ledger's entries of this rank."""
+    dims = ParallelDims(spread["dp"], spread["tp"], spread["pp"])
+    groups = make_groups(dims)
+    torch.manual_seed(0)
+    chunks = [GPT(CONFIG).double()]
+    p, v = spread["pp"], spread["virtual_stages"]
+    if p > 1:
+        chunks = make_stages(chunks[0], CONFIG, groups.at.pp, p, v)
+    models = []
+    for chunk in chunks:
+        tensor_parallel.apply(
+            chunk,
+            tensor_parallel.PLAN,
+            groups.tp,
+            spread["sequence_parallel"],
+        )
+        if dims.dp > 1 and overlapped:
+            models.append(
+                OverlappedDataParallel(chunk, groups.dp, BUCKET_MIB)
+            )
+        elif dims.dp > 1:
+            models.append(NaiveDataParallel(chunk, groups.dp))
+        else:
+            models.append(chunk)
+    b, m, s = spread["micro_batch"], spread["num_microbatches"], 8
+    tokens = torch.randint(0, CONFIG.vocabulary, (m, b, s))
+    batches = [(one, one) for one in tokens]
+    if p == 1:
+        with count() as ledger:
+            for i, (x, y) in enumerate(batches):
+                if dims.dp > 1 and i < m - 1:
+                    with models[0].no_sync():
+                        models[0](x, y).backward()
+                else:
+                    models[0](x, y).backward()
+            finish(models, chunks, groups)
+        return ledger.entries
+    share = spread["tp"] if spread["sequence_parallel"] else 1
+    schedule = make_schedule(spread["schedule"], p, m, v)
+    shape = (b, s // share, CONFIG.hidden)
+    pipeline = Pipeline(models, schedule, groups.pp, shape)
+    with count() as ledger:
+        pipeline.forward_backward(batches)
+        finish(models, chunks, groups)
+        pipeline.finish_gradients()
+    pipeline.close()
+    return ledger.entries
+
+
+def finish(models: list, chunks: list, groups) -> None:
+    for model in models:
+        if groups.dims.dp > 1:
+            model.finish()
+    if groups.dims.tp > 1:
+        for chunk in chunks:
+            tensor_parallel.finish_gradients(chunk, groups.tp)
+
+
+def totals(entries: list) -> Counter:
+    """Return operation and size -> messages' elements, bytes, ring bytes."""
+    found: Counter = Counter()
+    for one in entries:
+        # The scalar loss, and the other end of a send, which costs nothing.
+        if one.operation in ("broadcast", "receive"):
+            continue
+        key = one.operation, one.group_size
+        found[*key, "elements"] += one.elements
+        found[*key, "bytes"] += one.message_bytes
+        found[*key, "sent"] += float(one.ring_bytes)
+    return found
+
+
+def predicted(entries: list[dict]) -> Counter:
+    found: Counter = Counter()
+    for one in entries:
+        key = one["operation"], one["ranks"]
+        elements = one["times"] * one["elements"]
+        size = elements * one["element_bytes"]
+        found[*key, "elements"] += elements
+        found[*key, "bytes"] += size
+        found[*key, "sent"] += sent_bytes(
+            one["operation"], size, one["ranks"]
+        )
+    return found
+
+
+def compare(pool: Pool, sizes: dict, overlapped: bool = False) -> None:
+    spread = layout(micro_batch=2, **sizes)
+    dims = ParallelDims(spread["dp"], spread["tp"], spread["pp"])
+    for rank, ledger in enumerate(pool.run(counted, spread, overlapped)):
+        at: Coordinate = dims.coordinate(rank)
+        expected = traffic(asdict(CONFIG), spread, at.pp, element_bytes=8)
+        found = totals(ledger)
+        assert found.keys() == predicted(expected).keys()
+        for key, value in predicted(expected).items():
+            assert found[key] == pytest.approx(value, rel=1e-12), key
+
+
+@pytest.mark.parametrize("sizes", TWO, ids=str)
+def test_two_ranks(pool2: Pool, sizes: dict) -> None:
+    compare(pool2, sizes)
+
+
+@pytest.mark.parametrize("sizes", FOUR, ids=str)
+def test_four_ranks(pool4: Pool, sizes: dict) -> None:
+    compare(pool4, sizes)
+
+
+@pytest.mark.parametrize("overlapped", [False, True])
+def test_the_messages_of_data_parallelism_one_by_one(
+    pool2: Pool, overlapped: bool
+) -> None:
+    spread = layout(dp=2, micro_batch=2)
+    expected = gradients(asdict(CONFIG), spread)
+    if overlapped:
+        expected = in_buckets(expected, BUCKET_MIB, element_bytes=8)
+        assert len(expected) > 3
+    for ledger in pool2.run(counted, spread, overlapped):
+        sizes = [one.elements for one in ledger]
+        if not overlapped:
+            sizes.reverse()
+        assert sizes == [elements for elements, _ in expected]
