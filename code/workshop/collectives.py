@@ -10,6 +10,7 @@ algorithms for clusters of workstations", JPDC 69(2)):
     all-gather      (n-1)/n · M     M = the output, which all ranks get
     all-reduce     2(n-1)/n · M     a reduce-scatter, then an all-gather
     broadcast      M, and 0 on the last rank of the chain
+    send           M, and receive 0: the two ends of one message
 
 These are counts of the theory, not of a wire: a library may choose a tree
 or let a switch do the sum. Traffic is in bytes and in elements; a GB is
@@ -63,6 +64,12 @@ class Ledger:
         return float(sum(entry.ring_bytes for entry in self.entries))
 
 
+# torch 2.13 renames both and warns of the names that 2.11 has.
+_reduce_scatter = getattr(
+    dist, "reduce_scatter_single", dist.reduce_scatter_tensor
+)
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+
 # Not a context variable: backward hooks run on autograd's own threads.
 _open: tuple[Ledger, ...] = ()
 
@@ -88,13 +95,16 @@ def ring_bytes(
     """Return the bytes that one rank sends in a ring.
 
     Args:
-        operation: `all_reduce`, `reduce_scatter`, `all_gather`, `broadcast`.
+        operation: `all_reduce`, `reduce_scatter`, `all_gather`, `broadcast`,
+            `send`, `receive`.
         message_bytes: bytes of the whole message M, as the table above says.
         group_size: the number of ranks n.
         place: for a broadcast, how many ranks after the source this one is.
     """
     if operation == "broadcast":
         return Fraction(message_bytes if place < group_size - 1 else 0)
+    if operation in ("send", "receive"):
+        return Fraction(message_bytes if operation == "send" else 0)
     passes = {"all_reduce": 2, "reduce_scatter": 1, "all_gather": 1}
     share = Fraction(group_size - 1, group_size)
     return passes[operation] * share * message_bytes
@@ -152,7 +162,7 @@ def reduce_scatter(
     """
     if _open:
         record("reduce_scatter", tensor, group)
-    return dist.reduce_scatter_tensor(output, tensor, op, group, async_op)
+    return _reduce_scatter(output, tensor, op, group, async_op)
 
 
 def all_gather(
@@ -170,7 +180,7 @@ def all_gather(
     """
     if _open:
         record("all_gather", output, group)
-    return dist.all_gather_into_tensor(output, tensor, group, async_op)
+    return _all_gather(output, tensor, group, async_op)
 
 
 def broadcast(
@@ -192,3 +202,34 @@ def broadcast(
     return dist.broadcast(
         tensor, group=group, group_src=source, async_op=async_op
     )
+
+
+def send(
+    tensor: Tensor, group: dist.ProcessGroup, to: int, tag: int = 0
+) -> dist.Work:
+    """Start to send `tensor` to one rank, and return a handle to wait for.
+
+    Args:
+        tensor: any shape, contiguous; it must stay as it is until then.
+        to: the receiver's rank WITHIN the group.
+        tag: the number that the receiver gives. NCCL ignores it and matches
+            messages between two ranks of a group by their order.
+    """
+    if _open:
+        record("send", tensor, group)
+    return dist.isend(tensor, group=group, tag=tag, group_dst=to)
+
+
+def receive(
+    tensor: Tensor, group: dist.ProcessGroup, source: int, tag: int = 0
+) -> dist.Work:
+    """Start to receive into `tensor`, and return a handle to wait for.
+
+    Args:
+        tensor: contiguous, of the sender's shape and dtype.
+        source: the sender's rank WITHIN the group.
+        tag: the number that the sender gives, as `send` says.
+    """
+    if _open:
+        record("receive", tensor, group)
+    return dist.irecv(tensor, group=group, tag=tag, group_src=source)

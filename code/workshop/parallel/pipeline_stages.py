@@ -1,0 +1,179 @@
+"""Stages of a pipeline: a dense GPT cut into runs of blocks.
+
+Where to cut is decided by predicted cost, because the output projection is
+worth about two layers of GPT 1.3B: with 12 layers on each of two ranks the
+second has 7 % more than its share, with 13 and 11 both have the same.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from workshop.errors import UserError
+from workshop.estimate.flops import matmul_flops_per_token
+from workshop.models.gpt import GPT, GPTConfig
+
+
+class Costs(NamedTuple):
+    """What each part costs, in any unit that they share."""
+
+    embedding: float
+    block: float
+    head: float
+
+
+def predicted_costs(config: GPTConfig) -> Costs:
+    """Return the operations of each part for one token, both passes.
+
+    The embedding only looks up rows, which costs nothing beside a matrix
+    product.
+    """
+    sizes = (config.hidden, config.sequence, config.vocabulary)
+    head = matmul_flops_per_token(0, *sizes)
+    block = matmul_flops_per_token(1, *sizes) - head
+    return Costs(0, block, head)
+
+
+def cut(
+    config: GPTConfig,
+    stages: int,
+    costs: Costs | None = None,
+    ranks: int | None = None,
+) -> list[range]:
+    """Return the blocks of each stage, so that the slowest rank is fastest.
+
+    Args:
+        config: the sizes of the model.
+        stages: the number of stages, p·v.
+        costs: of embedding, block and head; predicted if None.
+        ranks: how many ranks share the stages, stage g on rank g % ranks;
+            None gives each stage a rank of its own.
+
+    Every stage has one block or more. All blocks cost the same, so giving
+    them out one by one, each to the rank with the least work so far, leads
+    to the smallest maximum; within a rank its smallest stage grows.
+
+    Raises:
+        UserError: there are more stages than layers.
+    """
+    if stages > config.layers:
+        raise UserError(
+            f"{config.layers} layers cannot be cut into {stages} pipeline "
+            "stages, each needs at least one: lower the pipeline parallel "
+            "size or the number of virtual stages"
+        )
+    embedding, block, head = costs or predicted_costs(config)
+    ranks = ranks or stages
+    blocks = [1] * stages
+    extra = [0.0] * stages
+    extra[0] += embedding
+    extra[-1] += head
+
+    def cost(stage: int) -> float:
+        return blocks[stage] * block + extra[stage]
+
+    def cost_of_rank(rank: int) -> float:
+        return sum(cost(stage) for stage in range(rank, stages, ranks))
+
+    for _ in range(config.layers - stages):
+        rank = min(range(ranks), key=cost_of_rank)
+        blocks[min(range(rank, stages, ranks), key=cost)] += 1
+    ends = [sum(blocks[: stage + 1]) for stage in range(stages)]
+    return [
+        range(end - length, end)
+        for end, length in zip(ends, blocks, strict=True)
+    ]
+
+
+class Stage(nn.Module):
+    """A run of a GPT's blocks, with the embedding or the head at the ends.
+
+    Args:
+        model: the dense model whose parts it takes over.
+        blocks: the numbers of its blocks.
+        first: whether it has the embedding.
+        last: whether it has the head.
+
+    Parameters keep their names in the dense model. The last stage, where it
+    is not the first too, has a copy of the tied token embedding with
+    `tied_copy = True`, so `embedding.token.weight` exists twice in a
+    pipeline: `Pipeline.finish_gradients` keeps both equal.
+    """
+
+    def __init__(
+        self, model: GPT, blocks: range, first: bool, last: bool
+    ) -> None:
+        super().__init__()
+        self.config = model.config
+        self.first, self.last = first, last
+        if first:
+            self.embedding = model.embedding
+        elif last:
+            self.embedding = TiedCopy(model.embedding.token)
+        self.blocks = nn.ModuleDict(
+            {str(number): model.blocks[number] for number in blocks}
+        )
+        if last:
+            self.head = model.head
+
+    @property
+    def tied(self) -> nn.Parameter | None:
+        """The token embedding, where another stage may have it as well."""
+        if self.first == self.last:
+            return None
+        return self.embedding.token.weight
+
+    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Map tokens (b, s) or activations (b, s, h) through the stage.
+
+        The result is activations (b, s, h); of the last stage, the mean
+        loss over `targets` (b, s), or logits (b, s, V) without them.
+        """
+        if self.first:
+            x = self.embedding(x)
+        for block in self.blocks.values():
+            x = block(x)
+        if self.last:
+            x = self.head(x, self.embedding.token.weight, targets)
+        return x
+
+
+class TiedCopy(nn.Module):
+    """The token embedding's weight for the head, in memory of its own."""
+
+    def __init__(self, token: nn.Embedding) -> None:
+        super().__init__()
+        weight = token.weight.detach().clone()
+        self.token = nn.Embedding(*weight.shape, _weight=weight)
+        self.token.weight.requires_grad_(token.weight.requires_grad)
+        self.token.weight.tied_copy = True
+
+
+def make_stages(
+    model: GPT,
+    config: GPTConfig,
+    rank: int,
+    p: int,
+    v: int = 1,
+    costs: Costs | None = None,
+) -> list[Stage]:
+    """Return the chunks of a rank: stages rank, rank + p, rank + 2p...
+
+    Args:
+        model: the dense model, equal on all ranks; its parts are taken
+            over, and what other ranks need is free with the last reference
+            to it.
+        config: the sizes of the model.
+        rank: the rank within the pipeline group.
+        p: pipeline parallel size.
+        v: chunks a rank.
+        costs: as `cut` takes them.
+
+    Raises:
+        UserError: there are more stages than layers.
+    """
+    ranges = cut(config, p * v, costs, ranks=p)
+    return [
+        Stage(model, ranges[stage], stage == 0, stage == p * v - 1)
+        for stage in range(rank, p * v, p)
+    ]

@@ -1,0 +1,193 @@
+"""A pipeline step, and the dense step that it must equal.
+
+`train_dense` computes the gradients of the whole batch in one process and
+`train_rank` those of one rank's chunks; `verify` compares them with
+`CHECKS`. The planted bugs go through the very same `verify`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from parity import Mismatch, compare
+from pool import Pool
+from torch import Tensor, nn
+from training_cases import gradients_of
+
+from workshop.collectives import count
+from workshop.models.gpt import GPT, GPTConfig
+from workshop.parallel.pipeline import Pipeline
+from workshop.parallel.pipeline_schedule import Operation, make_schedule
+from workshop.parallel.pipeline_stages import make_stages
+
+CONFIG = GPTConfig(layers=8, hidden=16, heads=2, sequence=8, vocabulary=37)
+BATCH, SEED = 2, 100
+MESSAGE = BATCH * CONFIG.sequence * CONFIG.hidden
+
+
+@dataclass(frozen=True)
+class Case:
+    """One step: the schedule, the data parallelism around it, the checks.
+
+    Cases are equal when their dense step is the same.
+    """
+
+    schedule: str = field(default="1f1b", compare=False)
+    num_microbatches: int = 4
+    v: int = field(default=1, compare=False)
+    dp: int = 1
+    wrap: Callable[..., nn.Module] | None = field(default=None, compare=False)
+    frozen: tuple[str, ...] = ()
+    device: str = "cpu"
+    pipeline: type[Pipeline] = field(default=Pipeline, compare=False)
+    options: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def model(self) -> GPT:
+        """Return the dense model, the same on every rank."""
+        torch.manual_seed(SEED)
+        model = GPT(CONFIG).to(self.device, torch.float64)
+        for name in self.frozen:
+            model.get_parameter(name).requires_grad_(False)
+        return model
+
+    def micro_batches(self, replica: int) -> list[tuple[Tensor, Tensor]]:
+        """Return tokens and targets of one of `dp` copies of the model."""
+        generator = torch.Generator().manual_seed(replica)
+        size = (self.num_microbatches, BATCH, CONFIG.sequence + 1)
+        tokens = torch.randint(CONFIG.vocabulary, size, generator=generator)
+        tokens = tokens.to(self.device)
+        return [(part[:, :-1], part[:, 1:]) for part in tokens]
+
+
+@dataclass
+class Step:
+    """What a step left behind on a rank.
+
+    `gradients` are by chunk and name, `sent` the elements it sent to other
+    stages by message.
+    """
+
+    losses: list[float]
+    gradients: list[dict[str, Tensor]]
+    trace: list[Operation] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)
+
+
+@cache
+def train_dense(case: Case) -> Step:
+    """Compute the gradients of the whole batch at once."""
+    model = case.model()
+    batches = [b for r in range(case.dp) for b in case.micro_batches(r)]
+    tokens, targets = (torch.cat(part) for part in zip(*batches, strict=True))
+    loss = model(tokens, targets)
+    loss.backward()
+    # The mean over a copy's own batch, where data parallelism is around.
+    with torch.no_grad():
+        losses = [
+            sum(model(*pair).item() for pair in case.micro_batches(replica))
+            / case.num_microbatches
+            for replica in range(case.dp)
+        ]
+    return Step(losses, [gradients_of(model)])
+
+
+def train_rank(rank: int, world: int, cases: list[Case]) -> list[Step]:
+    """Run a step of each case on this rank of the pipeline."""
+    return [step_of(rank, world, case) for case in cases]
+
+
+def step_of(rank: int, world: int, case: Case) -> Step:
+    stage, replica = divmod(rank, case.dp)
+    p = world // case.dp
+    group, across = dist.group.WORLD, None
+    if case.dp > 1:
+        lists = [list(range(d, world, case.dp)) for d in range(case.dp)]
+        group, _ = dist.new_subgroups_by_enumeration(lists)
+        lists = [list(range(s * case.dp, (s + 1) * case.dp))
+                 for s in range(p)]  # fmt: skip
+        across, _ = dist.new_subgroups_by_enumeration(lists)
+    chunks = make_stages(case.model(), CONFIG, stage, p, case.v)
+    stages = list(chunks)
+    if case.wrap:
+        chunks = [case.wrap(chunk, across) for chunk in chunks]
+    schedule = make_schedule(case.schedule, p, case.num_microbatches, case.v)
+    shape = (BATCH, CONFIG.sequence, CONFIG.hidden)
+    pipeline = case.pipeline(chunks, schedule, group, shape, **case.options)
+    with count() as ledger:
+        loss = pipeline.forward_backward(case.micro_batches(replica))
+    trace = pipeline.trace
+    evaluated = pipeline.forward(case.micro_batches(replica))
+    if case.wrap:
+        for chunk in chunks:
+            chunk.finish()
+    pipeline.finish_gradients()
+    pipeline.close()
+    return Step(
+        [loss.item(), evaluated.item()],
+        [gradients_of(stage) for stage in stages],
+        trace,
+        [e.elements for e in ledger.entries if e.operation == "send"],
+    )
+
+
+def check_loss(case: Case, dense: Step, ranks: list[Step]) -> None:
+    """Every rank of a pipeline has the mean loss of its micro-batches."""
+    for rank, step in enumerate(ranks):
+        due = dense.losses[rank % case.dp]
+        for got in step.losses:
+            if not abs(got / due - 1) <= 1e-12:
+                raise Mismatch("loss", got / due, f"rank {rank}")
+
+
+def check_gradients(case: Case, dense: Step, ranks: list[Step]) -> None:
+    """Every parameter is somewhere, and its gradient is the dense one."""
+    found = set()
+    for rank, step in enumerate(ranks):
+        for got in step.gradients:
+            due = {name: dense.gradients[0][name] for name in got}
+            compare("gradients", rank, got, due)
+            found |= got.keys()
+    if missing := dense.gradients[0].keys() - found:
+        raise Mismatch("gradients", 0.0, f"no rank has {sorted(missing)}")
+
+
+def check_trace(case: Case, dense: Step, ranks: list[Step]) -> None:
+    """What was executed is the schedule."""
+    p = len(ranks) // case.dp
+    schedule = make_schedule(case.schedule, p, case.num_microbatches, case.v)
+    for rank, step in enumerate(ranks):
+        due = schedule[rank // case.dp]
+        if step.trace != due:
+            ratio = len(step.trace) / len(due)
+            raise Mismatch("trace", ratio, f"rank {rank} ran {step.trace}")
+
+
+def check_traffic(case: Case, dense: Step, ranks: list[Step]) -> None:
+    """All ranks together send 2 m (pv - 1) messages of b·s·h elements."""
+    p = len(ranks) // case.dp
+    sent = [elements for step in ranks for elements in step.sent]
+    handed = 2 * case.num_microbatches * (p * case.v - 1) * case.dp
+    if sent != [MESSAGE] * handed:
+        ratio = sum(sent) / (MESSAGE * handed)
+        raise Mismatch("traffic", ratio, f"{len(sent)} messages were sent")
+
+
+CHECKS = (check_loss, check_gradients, check_trace, check_traffic)
+
+
+def verify(pool: Pool, cases: list[Case]) -> None:
+    """Compare the steps of all cases with the dense ones.
+
+    Raises:
+        Mismatch: from the first check that fails.
+        RankError: a rank raised, died or hung.
+    """
+    answers = pool.run(train_rank, cases)
+    for number, case in enumerate(cases):
+        for check in CHECKS:
+            check(
+                case, train_dense(case), [steps[number] for steps in answers]
+            )
