@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from workshop.collectives import count
+from workshop.groups import Groups, ParallelDims, make_groups
 from workshop.models.gpt import GPT, GPTConfig
+from workshop.training.hybrid import WholeModel
 from workshop.training.step import training_step
 from workshop.training.strategy import TorchDataParallel
 
@@ -148,6 +150,12 @@ def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 @cache
+def groups_of(dims: ParallelDims) -> Groups:
+    """Return the groups of a layout, made once by the ranks of a pool."""
+    return make_groups(dims)
+
+
+@cache
 def train_dense(case: Case, ranks: int) -> Training:
     """Train on the whole batch at once, with no group in sight."""
     model = case.model(rank=0)
@@ -177,6 +185,7 @@ def train_rank(rank: int, world: int, case: Case) -> Training:
             lambda _: arrivals.append(ledgers[-1].calls)
         )
     wrapped = case.wrap(model, dist.group.WORLD)
+    strategy = WholeModel([wrapped], groups_of(ParallelDims(dp=world)))
     optimizer = case.optimize(model)
     start, gradients, reports = snapshot(model.state_dict()), [], []
     for step in range(STEPS):
@@ -188,7 +197,7 @@ def train_rank(rank: int, world: int, case: Case) -> Training:
         with count() as ledger:
             ledgers.append(ledger)
             report = training_step(
-                wrapped, optimizer, pairs, clip=0, bf16=False
+                strategy, optimizer, pairs, clip=0, bf16=False
             )
         reports.append(report.tolist())
         gradients.append(gradients_of(model))

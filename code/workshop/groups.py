@@ -163,8 +163,12 @@ def make_groups(dims: ParallelDims) -> Groups:
         UserError: the job has another number of ranks than the layout.
     """
     dims.check(dist.get_world_size())
-    made = {
-        axis: dist.new_subgroups_by_enumeration(dims.ranks(axis))[0]
-        for axis in ("dp", "tp", "pp")
-    }
+
+    def group(axis: str) -> dist.ProcessGroup:
+        ranks = dims.ranks(axis)
+        if len(ranks) == 1:
+            return dist.group.WORLD  # connected already
+        return dist.new_subgroups_by_enumeration(ranks)[0]
+
+    made = {axis: group(axis) for axis in ("dp", "tp", "pp")}
     return Groups(dims, dims.coordinate(dist.get_rank()), **made)

@@ -24,7 +24,7 @@ KNOWN = {
 SMALL = {
     "workshop.lab1.pretrain_gpt": (
         "--model tiny --steps 2 --micro-batch 2 --warmup-steps 0 "
-        "--accumulation 1 --corpus-mib 1 --log-every 1"
+        "--corpus-mib 1 --log-every 1"
     ),
     "workshop.lab1.measure_links": "--small",
     "workshop.lab1.compare_ddp": "--small",

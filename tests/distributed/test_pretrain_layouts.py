@@ -88,8 +88,12 @@ def test_the_first_line_describes_the_run_and_the_rest_is_complete(
     steps = [e for e in rest if e["event"] == "step"]
     assert [e["step"] for e in steps] == [1, 2, 3, 4]
     assert all(e["mfu"] is None for e in steps)
-    held_out = [e for e in rest if e["event"] == "measure"]
-    assert [e["labels"] for e in held_out] == [{"step": 2}, {"step": 4}]
+    labels = {
+        name: [e["labels"] for e in rest if e.get("name") == name]
+        for name in ("held_out_loss", "memory_per_rank")
+    }
+    assert labels["held_out_loss"] == [{"step": 2}, {"step": 4}]
+    assert labels["memory_per_rank"] == [{"rank": 0}, {"rank": 1}]
     assert steps[-1]["loss"] < steps[0]["loss"]
 
 

@@ -20,7 +20,7 @@ def test_each_model_has_its_defaults():
     [
         (["--steps", "0"], "--steps 0 is too small"),
         (["--micro-batch", "0"], "--micro-batch 0 is too small"),
-        (["--accumulation", "-1"], "--accumulation -1 is too small"),
+        (["--accumulation", "-1"], "--num-microbatches -1 is too small"),
         (["--log-every", "0"], "--log-every 0 is too small"),
         (["--clip", "nan"], "--clip nan is too small"),
         (["--lr", "0"], "--lr 0 is too small"),

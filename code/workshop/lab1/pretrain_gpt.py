@@ -1,16 +1,34 @@
-"""torchrun --standalone --nproc-per-node 2 -m workshop.lab1.pretrain_gpt
+r"""torchrun --standalone --nproc-per-node 2 -m workshop.lab1.pretrain_gpt
 
-Pretrains a GPT with data parallelism, on GPUs (NCCL) or on the CPU (gloo).
-With no arguments it trains the tiny model for 50 steps.  One process, with
-no torchrun, works as well: python -m workshop.lab1.pretrain_gpt
+Pretrains a GPT on dp × tp × pp ranks, on GPUs (NCCL) or on the CPU (gloo).
+With no arguments all ranks are data parallel, and it trains the tiny model
+for 50 steps.  One process, with no torchrun, works as well:
+python -m workshop.lab1.pretrain_gpt
+
+Two ranks that share each layer, and the tokens between the layers:
+
+  torchrun --standalone --nproc-per-node 2 -m workshop.lab1.pretrain_gpt \
+    --tensor-parallel-size 2 --sequence-parallel
+
+A pipeline of two stages, four micro-batches a step:
+
+  torchrun --standalone --nproc-per-node 2 -m workshop.lab1.pretrain_gpt \
+    --pipeline-parallel-size 2 --num-microbatches 4
+
+Two stages of two ranks each:
+
+  torchrun --standalone --nproc-per-node 4 -m workshop.lab1.pretrain_gpt \
+    --tensor-parallel-size 2 --pipeline-parallel-size 2 --num-microbatches 4
 """
 
 import dataclasses
 import os
+import sys
 from argparse import Namespace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from workshop.data.batches import Batches
 from workshop.data.corpus import Corpus, load_corpus
@@ -19,16 +37,20 @@ from workshop.data.tokens import encoded
 from workshop.errors import UserError
 from workshop.estimate.flops import flops_per_token
 from workshop.estimate.hardware import peak_flops
-from workshop.lab1.pretrain_options import parse
-from workshop.models.gpt import CONFIGS, GPT, compile_blocks, num_parameters
+from workshop.groups import Groups, make_groups
+from workshop.lab1.pretrain_options import layout_of, parse
+from workshop.models.gpt import CONFIGS, GPT, num_parameters
+from workshop.parallel.random_streams import seed_streams
 from workshop.training import profile
+from workshop.training.failures import memory_explained
+from workshop.training.hybrid import make_strategy
 from workshop.training.launch import Job, launched, together
+from workshop.training.layout import Layout
 from workshop.training.loop import Options, train
 from workshop.training.metrics import MetricsWriter, metrics_path
 from workshop.training.optimizer import make_optimizer
 from workshop.training.report import Reporter
 from workshop.training.state import TrainingState
-from workshop.training.strategy import data_parallel
 
 TINY_MIB = 1.0
 
@@ -41,40 +63,43 @@ def main() -> None:
 
 def run(job: Job, args: Namespace) -> None:
     """Prepare data and model, resume if asked, and train."""
-    corpus, trained, tokens = prepare(job, args)
-    config = CONFIGS[args.model]
-    torch.manual_seed(args.seed)
-    with torch.device(job.device):
-        module = GPT(config)
-    if args.bf16_weights:
-        module.bfloat16()
-    if args.compile:
-        compile_blocks(module)
-    state = TrainingState(
-        module,
-        make_optimizer(module, args.lr),
-        job,
-        Path(args.checkpoint) if args.checkpoint else None,
-        {
-            "name": args.model,
-            **dataclasses.asdict(config),
-            "weights": str(next(module.parameters()).dtype),
-            "tokenizer_sha256": trained.sha256,
-        },
+    config, layout = CONFIGS[args.model], layout_of(args)
+    dims = together(
+        lambda: layout.dims(job.world_size, config, args.num_microbatches)
     )
+    warning = layout.warning(dims)
+    if warning and job.first:
+        print(warning, file=sys.stderr, flush=True)
+    with torch.device("meta"):
+        parameters = num_parameters(GPT(config))
+    data = prepare(job, args)
+    with memory_explained(parameters, dims.tp, dims.pp, job.device):
+        train_on(job, args, layout, make_groups(dims), parameters, data)
+
+
+def train_on(
+    job: Job,
+    args: Namespace,
+    layout: Layout,
+    groups: Groups,
+    parameters: int,
+    data: tuple[Corpus, TrainedTokenizer, tuple],
+) -> None:
+    """Build the model of `parameters` in its layout, and train it."""
+    corpus, trained, tokens = data
+    config, dims = CONFIGS[args.model], groups.dims
+    state = state_of(job, args, layout, groups, trained)
+    seed_streams(args.seed + 1, dims, groups.at, args.sequence_parallel)
     start = state.resume() if args.resume else 0
-    model = data_parallel(module, args.data_parallel, job, args.bucket_mib)
-    if not start:
-        torch.manual_seed(args.seed + 1 + job.rank)
     batches = [
         together(
             lambda part=part: Batches(
                 part,
                 config.sequence,
                 args.micro_batch,
-                args.accumulation,
-                job.rank,
-                job.world_size,
+                args.num_microbatches,
+                groups.at.dp,
+                dims.dp,
                 args.seed,
             )
         )
@@ -82,7 +107,6 @@ def run(job: Job, args: Namespace) -> None:
     ]
     path = metrics_path(args.metrics) if job.first else None
     writer = together(lambda: MetricsWriter(path, resumed_at=start))
-    parameters = num_parameters(module)
     flops = flops_per_token(
         parameters, config.layers, config.hidden, config.sequence
     )
@@ -99,6 +123,7 @@ def run(job: Job, args: Namespace) -> None:
     )
     writer.meta(
         **{k: v for k, v in vars(args).items() if k != "metrics"},
+        data_parallel_size=dims.dp,
         parameters=parameters,
         tokens_per_step=reporter.tokens_per_step,
         flops_per_token=flops,
@@ -111,12 +136,12 @@ def run(job: Job, args: Namespace) -> None:
     )
     reporter.say(
         f"{args.model}: {parameters:,} parameters on {job.world_size} × "
-        f"{name}, {reporter.tokens_per_step:,} tokens a step"
+        f"{name}, dp {dims.dp} × tp {dims.tp} × pp {dims.pp}, "
+        f"{reporter.tokens_per_step:,} tokens a step"
     )
     if args.resume:
         reporter.say(where_it_resumes(args, start))
     train(
-        model,
         state,
         *batches,
         Options(
@@ -132,7 +157,46 @@ def run(job: Job, args: Namespace) -> None:
         trace,
         start,
     )
+    reporter.memory_of_ranks()
     writer.close()
+
+
+def state_of(
+    job: Job,
+    args: Namespace,
+    layout: Layout,
+    groups: Groups,
+    trained: TrainedTokenizer,
+) -> TrainingState:
+    """Return the model, spread over the ranks, and its optimizer."""
+    config = CONFIGS[args.model]
+    torch.manual_seed(args.seed)
+    with torch.device(job.device):
+        module = GPT(config)
+    if args.bf16_weights:
+        module.bfloat16()
+    weights = str(next(module.parameters()).dtype)
+    strategy = make_strategy(
+        module,
+        layout,
+        groups,
+        args.micro_batch,
+        args.num_microbatches,
+        "inductor" if args.compile else None,
+    )
+    return TrainingState(
+        strategy,
+        make_optimizer(nn.ModuleList(strategy.chunks), args.lr),
+        job,
+        layout,
+        Path(args.checkpoint) if args.checkpoint else None,
+        {
+            "name": args.model,
+            **dataclasses.asdict(config),
+            "weights": weights,
+            "tokenizer_sha256": trained.sha256,
+        },
+    )
 
 
 def prepare(

@@ -5,6 +5,8 @@ from typing import NoReturn
 
 from workshop.errors import UserError
 from workshop.models.gpt import CONFIGS
+from workshop.parallel.pipeline_schedule import NAMES
+from workshop.training.layout import Layout
 from workshop.training.profile import STEPS
 from workshop.training.strategy import WAYS
 
@@ -28,7 +30,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """
     parser = _Parser(
         prog="pretrain_gpt",
-        description="Pretrain a GPT with data parallelism.",
+        description="Pretrain a GPT on dp × tp × pp ranks.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -36,10 +38,35 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--steps", type=int, default=50, help="updates of the weights")
     add("--micro-batch", type=int, default=4, help="sequences at once")
     add(
+        "--num-microbatches",
         "--accumulation",
         type=int,
         default=1,
-        help="micro-batches a rank adds up before an update",
+        help="micro-batches whose gradients add up before an update",
+    )
+    add(
+        "--tensor-parallel-size",
+        type=int,
+        default=1,
+        help="ranks that share each layer; neighbours, inside a node",
+    )
+    add(
+        "--sequence-parallel",
+        action="store_true",
+        help="and split the tokens between the layers' products",
+    )
+    add(
+        "--pipeline-parallel-size",
+        type=int,
+        default=1,
+        help="stages that the layers are cut into",
+    )
+    add("--schedule", choices=NAMES, default="1f1b", help="of a pipeline")
+    add(
+        "--virtual-stages",
+        type=int,
+        default=1,
+        help="stages a rank has under --schedule interleaved",
     )
     add(
         "--data-parallel",
@@ -119,12 +146,28 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def layout_of(args: argparse.Namespace) -> Layout:
+    """Return the layout that the arguments ask for."""
+    return Layout(
+        args.tensor_parallel_size,
+        args.pipeline_parallel_size,
+        args.sequence_parallel,
+        args.schedule,
+        args.virtual_stages,
+        args.data_parallel,
+        args.bucket_mib,
+    )
+
+
 def _check(args: argparse.Namespace) -> None:
     """Refuse what cannot be meant."""
     least = {
         "steps": 1,
         "micro_batch": 1,
-        "accumulation": 1,
+        "num_microbatches": 1,
+        "tensor_parallel_size": 1,
+        "pipeline_parallel_size": 1,
+        "virtual_stages": 1,
         "log_every": 1,
         "warmup": 0,
         "clip": 0,

@@ -20,7 +20,7 @@ import torch
 
 from workshop.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 STATE = "state.pt"
 MANIFEST = "manifest.json"
 
@@ -121,8 +121,12 @@ def load(
         reason = f"the SHA-256 of {STATE} differs"
         raise UserError(damaged.format(reason))
     try:
+        # Mapped, since each rank of a large model reads its part alone.
         state = torch.load(
-            checkpoint / STATE, map_location="cpu", weights_only=True
+            checkpoint / STATE,
+            map_location="cpu",
+            weights_only=True,
+            mmap=True,
         )
     except (RuntimeError, pickle.UnpicklingError):
         raise UserError(damaged.format("torch cannot read it")) from None

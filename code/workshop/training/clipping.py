@@ -8,20 +8,58 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
+from workshop import collectives
 from workshop.training.master_adamw import MasterAdamW
 
 EPSILON = 1e-6
 
 
-def global_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+def global_norm(
+    parameters: Iterable[nn.Parameter],
+    tp: ProcessGroup | None = None,
+    pp: ProcessGroup | None = None,
+) -> Tensor:
     """Return the L2 norm of all gradients together, a scalar tensor.
 
     It stays on the device: reading it would make the host wait for the
     backward pass.  Parameters without a gradient are left out.
+
+    Where ranks share one model, `tp` and `pp` are their tensor and pipeline
+    parallel groups, and every rank gets the dense model's norm: squares are
+    added up over them, each element counted once.  `tensor_sharded`
+    parameters count on every rank of `tp` and the others, of which each has
+    a copy, on its first; the `tied_copy` of an embedding never does.
     """
+    parameters = list(parameters)
+    sizes = [1 if group is None else group.size() for group in (tp, pp)]
+    if sizes == [1, 1]:
+        return local_norm(parameters)
+    first = sizes[0] == 1 or tp.rank() == 0
+    square = local_norm(
+        p
+        for p in parameters
+        if not getattr(p, "tied_copy", False)
+        and (first or getattr(p, "tensor_sharded", False))
+    )
+    if square is None:
+        dtype = parameters[0].dtype
+        dtype = torch.float32 if dtype.itemsize < 4 else dtype
+        square = torch.zeros((), dtype=dtype, device=parameters[0].device)
+    square = square.square()
+    for group, size in zip((tp, pp), sizes, strict=True):
+        if size > 1:
+            collectives.all_reduce(square, group)
+    return square.sqrt()
+
+
+def local_norm(parameters: Iterable[nn.Parameter]) -> Tensor | None:
+    """Return the L2 norm of the gradients that are here, None without."""
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return None
     # Norms of 16-bit tensors are rounded to 16 bits unless told otherwise.
     narrow = any(gradient.itemsize < 4 for gradient in gradients)
     dtype = torch.float32 if narrow else None

@@ -7,8 +7,6 @@ the time of step n - 1.
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from workshop.data.batches import Batches
 from workshop.training.clock import Mark, StepClock
 from workshop.training.evaluate import held_out_loss
@@ -39,7 +37,6 @@ class Options:
 
 
 def train(
-    model: nn.Module,
     state: TrainingState,
     training: Batches,
     held_out: Batches,
@@ -50,8 +47,7 @@ def train(
 ) -> None:
     """Train from step `start` to `options.steps`.
 
-    `model` is wrapped as `strategy.data_parallel` does it, around
-    `state.module`.  Step n of the log is the n-th update.
+    Step n of the log is the n-th update.
     """
     device = state.job.device
     batches = training.on(device, start)
@@ -66,7 +62,11 @@ def train(
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         values = training_step(
-            model, state.optimizer, batches, options.clip, options.bf16
+            state.strategy,
+            state.optimizer,
+            batches,
+            options.clip,
+            options.bf16,
         )
         mark = clock.mark(step, values)
         last = step == options.steps
@@ -86,7 +86,9 @@ def train(
             reporter.step(unread)
             unread = None
         if evaluates:
-            loss = held_out_loss(state.module, held_out, device, options.bf16)
+            loss = held_out_loss(
+                state.strategy, held_out, device, options.bf16
+            )
             reporter.held_out(step, loss)
         if saves:
             state.save(step)

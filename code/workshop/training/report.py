@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import psutil
 import torch
+import torch.distributed as dist
 
 from workshop.training.clock import Mark
 from workshop.training.launch import Job
@@ -56,6 +57,16 @@ class Reporter:
         """Report the loss on text that is never trained on."""
         self.writer.measure("held_out_loss", loss, "nats/token", step=step)
         self.say(f"step {step:4d} | held-out loss {loss:.4f}")
+
+    def memory_of_ranks(self) -> None:
+        """Write the peak memory of every rank; all ranks call it.
+
+        The log line has rank 0's, and stages of a pipeline differ.
+        """
+        every: list[float] = [0.0] * self.job.world_size
+        dist.all_gather_object(every, memory_gib(self.job.device))
+        for rank, gib in enumerate(every):
+            self.writer.measure("memory_per_rank", gib, "GiB", rank=rank)
 
     def say(self, line: str) -> None:
         """Print a line on rank 0."""

@@ -1,48 +1,51 @@
 """What a run must remember to go on as if it had never been killed."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.optim import Optimizer
 
-from workshop.training import checkpoint
+from workshop.training import checkpoint, reshard
+from workshop.training.hybrid import Strategy
 from workshop.training.launch import Job, together
+from workshop.training.layout import Layout
 
 
 @dataclass
 class TrainingState:
-    """The dense `module`, its optimizer and each rank's random numbers.
+    """The model in its layout, its optimizer, each rank's random numbers.
 
     Batches and learning rate are functions of the step and need no state.
     `folder` holds the checkpoints (None: none are made) and `config` says
     whose they are.  All ranks read the folder; rank 0 writes it.
     """
 
-    module: nn.Module
+    strategy: Strategy
     optimizer: Optimizer
     job: Job
+    layout: Layout
     folder: Path | None
     config: dict[str, Any]
 
     def save(self, step: int) -> None:
         """Save a checkpoint after `step` steps; all ranks call it.
 
-        Raises `UserError` on all ranks when it cannot be written.
+        It is dense, whatever the layout.  Raises `UserError` on all ranks
+        when it cannot be written.
         """
         random: list[Any] = [None] * self.job.world_size
         dist.all_gather_object(random, self._random())
+        dense = reshard.gather(
+            self.strategy, self.optimizer, self.config["vocabulary"]
+        )
 
         def write() -> None:
-            if self.job.first:
-                state = {
-                    "model": self.module.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "random": random,
-                }
+            if dense is not None:
+                state = {**dense, "random": random, "layout": self._layout()}
                 checkpoint.save(self.folder, step, state, self.config)
 
         together(write)
@@ -50,19 +53,30 @@ class TrainingState:
     def resume(self) -> int:
         """Load the latest checkpoint and return its step, 0 without one.
 
-        With another number of ranks than it was saved with, random numbers
-        (dropout) start anew; the rest goes on unchanged.  Raises `UserError`
-        on all ranks when the checkpoint is damaged or of another model.
+        In another layout than it was saved in, random numbers (dropout)
+        start anew; the rest goes on unchanged.  Raises `UserError` on all
+        ranks when the checkpoint is damaged or of another model.
         """
         found = checkpoint.latest(self.folder)
         if found is None:
             return 0
-        step, state = together(lambda: checkpoint.load(found, self.config))
-        self.module.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if len(state["random"]) == self.job.world_size:
+
+        def load() -> tuple[int, dict[str, Any]]:
+            step, state = checkpoint.load(found, self.config)
+            reshard.scatter(state, self.strategy, self.optimizer)
+            return step, state
+
+        step, state = together(load)
+        if state["layout"] == self._layout():
             self._set_random(state["random"][self.job.rank])
         return step
+
+    def _layout(self) -> dict[str, Any]:
+        """Return what decides which rank draws which random numbers."""
+        layout = dataclasses.asdict(self.layout)
+        of_gradients = ("data_parallel", "bucket_mib")
+        kept = {k: v for k, v in layout.items() if k not in of_gradients}
+        return {"world_size": self.job.world_size, **kept}
 
     def _random(self) -> dict[str, torch.Tensor]:
         states = {"cpu": torch.get_rng_state()}

@@ -1,20 +1,21 @@
 """Choosing how gradients are averaged: one interface for all ways.
 
-Every way has `module` (the dense model), `no_sync()` for micro-batches
-whose gradients stay local, and `finish()` for after the last backward.
+Every way has `module` (the model, or this rank's part of it), `no_sync()`
+for micro-batches whose gradients stay local, and `finish()` for after the
+last backward.
 """
 
 from contextlib import AbstractContextManager, nullcontext
 
-import torch.distributed as dist
+import torch
 from torch import nn
+from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
 
 from workshop.parallel.data_parallel import (
     NaiveDataParallel,
     OverlappedDataParallel,
 )
-from workshop.training.launch import Job
 
 WAYS = ("naive", "overlapped", "ddp")
 
@@ -46,25 +47,28 @@ class TorchDataParallel(DistributedDataParallel):
 
 
 def data_parallel(
-    model: nn.Module, way: str, job: Job, bucket_mib: float
+    model: nn.Module,
+    way: str,
+    group: ProcessGroup,
+    device: torch.device,
+    bucket_mib: float,
 ) -> nn.Module:
-    """Wrap `model`, which is on the job's device, in one of `WAYS`.
+    """Wrap `model`, which is on `device`, in one of `WAYS`.
 
-    `bucket_mib` is the size of a bucket in MiB; `naive` has none.  With one
-    rank every way is `OneRank`.
+    `group` has the ranks whose gradients are averaged.  `bucket_mib` is the
+    size of a bucket in MiB; `naive` has none.  With one rank every way is
+    `OneRank`.
     """
-    if job.world_size == 1:
+    if group.size() == 1:
         return OneRank(model)
     if way == "naive":
-        return NaiveDataParallel(model, dist.group.WORLD)
+        return NaiveDataParallel(model, group)
     if way == "overlapped":
-        return OverlappedDataParallel(
-            model, dist.group.WORLD, bucket_mib=bucket_mib
-        )
-    on_gpu = job.device.type == "cuda"
+        return OverlappedDataParallel(model, group, bucket_mib=bucket_mib)
     return TorchDataParallel(
         model,
-        device_ids=[job.device] if on_gpu else None,
+        device_ids=[device] if device.type == "cuda" else None,
+        process_group=group,
         bucket_cap_mb=bucket_mib,
         gradient_as_bucket_view=True,
     )
