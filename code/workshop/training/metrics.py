@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from workshop.errors import UserError
+from workshop.training.tensorboard import ScalarLog
 
 
 def metrics_path(argument: str | None) -> str | None:
@@ -25,16 +26,25 @@ class MetricsWriter:
 
     Only rank 0 of a job should be given a path.  An existing file is
     replaced.  With `resumed_at=n` it is continued: what an interrupted run
-    wrote after step n, from where it will be repeated, is dropped.
+    wrote after step n, from where it will be repeated, is dropped.  With a
+    folder `tensorboard` the steps, and the measures that have the label
+    `step`, go into event files there as well.
 
-    Raises `UserError` when the file cannot be opened.
+    Raises `UserError` when the file cannot be opened, or when TensorBoard's
+    cannot.
     """
 
     def __init__(
-        self, path: str | os.PathLike | None, resumed_at: int = 0
+        self,
+        path: str | os.PathLike | None,
+        resumed_at: int = 0,
+        tensorboard: str | os.PathLike | None = None,
     ) -> None:
         self._file = None
         self._has_meta = False
+        self._scalars = (
+            ScalarLog(tensorboard, resumed_at) if tensorboard else None
+        )
         if path is None:
             return
         kept = _events_until(Path(path), resumed_at) if resumed_at else []
@@ -61,6 +71,8 @@ class MetricsWriter:
     def step(self, **fields: object) -> None:
         """Write one training step: the fields of `format_step`, and more."""
         self._write({"event": "step", **fields})
+        if self._scalars is not None:
+            self._scalars.step(fields)
 
     def measure(
         self, name: str, value: float, unit: str, **labels: object
@@ -75,9 +87,14 @@ class MetricsWriter:
                 "labels": labels,
             }
         )
+        if self._scalars is not None and "step" in labels:
+            self._scalars.measure(name, value, labels["step"])
 
     def close(self) -> None:
-        """Close the file; later events are lost."""
+        """Close the files; later events are lost."""
+        if self._scalars is not None:
+            self._scalars.close()
+            self._scalars = None
         if self._file is not None:
             self._file.close()
             self._file = None

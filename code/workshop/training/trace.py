@@ -142,13 +142,15 @@ def summarise_trace(path: str | Path) -> dict:
     }
 
 
-def timeline(gpu: list[Activity], window: Interval) -> list[dict]:
+def timeline(
+    gpu: list[Activity], window: Interval, gap: float = TIMELINE_GAP_US
+) -> list[dict]:
     """Return what each stream did in one step, ready to draw.
 
     Returns:
         one entry a stream and kind, `{"device", "stream", "kind", "spans"}`
         with spans as [begin, length] in ms from the step's start;
-        activities less than 20 µs apart are joined.
+        activities less than `gap` µs apart are joined.
     """
     begin, end = window
     rows: dict[tuple, list[Interval]] = {}
@@ -163,7 +165,7 @@ def timeline(gpu: list[Activity], window: Interval) -> list[dict]:
             "kind": kind,
             "spans": [
                 [round((b - begin) / 1e3, 4), round((e - b) / 1e3, 4)]
-                for b, e in union(spans, TIMELINE_GAP_US)
+                for b, e in union(spans, gap)
             ],
         }
         for (device, stream, kind), spans in sorted(rows.items())

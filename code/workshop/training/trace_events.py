@@ -1,6 +1,7 @@
 """What the GPUs did, read from a torch.profiler trace.
 
 The trace is the Chrome JSON of `export_chrome_trace`, plain or gzipped.
+Times are in µs of the trace's clock.
 """
 
 import gzip
@@ -35,7 +36,27 @@ class Activity:
 
 
 def read(path: str | Path) -> dict:
-    """Return the trace's JSON.
+    """Return the JSON of a GPU's trace.
+
+    Raises:
+        UserError: the file is missing, no trace, or holds no GPU.
+    """
+    trace = load(path)
+    if not on_gpu(trace["traceEvents"]):
+        raise UserError(
+            f"the trace {path} holds nothing that ran on a GPU: profile on "
+            "a GPU with ProfilerActivity.CUDA"
+        )
+    return trace
+
+
+def on_gpu(events: list[dict]) -> bool:
+    """Return whether a trace holds anything that ran on a GPU."""
+    return any(event.get("cat") in GPU for event in events)
+
+
+def load(path: str | Path) -> dict:
+    """Return the trace's JSON, of a GPU or of the CPU alone.
 
     Raises:
         UserError: the file is missing or is not a trace.
@@ -45,7 +66,8 @@ def read(path: str | Path) -> dict:
         raw = path.read_bytes()
         text = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
         trace = json.loads(text)
-        events = trace["traceEvents"]
+        if not isinstance(trace["traceEvents"], list):
+            raise TypeError
     except OSError as error:
         raise UserError(
             f"no trace can be read at {path} ({error.strerror or error}): "
@@ -56,11 +78,6 @@ def read(path: str | Path) -> dict:
             f"{path} is not a profiler's Chrome trace: give a file that "
             "export_chrome_trace wrote"
         ) from None
-    if not any(event.get("cat") in GPU for event in events):
-        raise UserError(
-            f"the trace {path} holds nothing that ran on a GPU: profile on "
-            "a GPU with ProfilerActivity.CUDA"
-        )
     return trace
 
 
@@ -75,7 +92,7 @@ def activities(events: list[dict]) -> list[Activity]:
     communication and is not called compute.
     """
     gpu = [e for e in events if e.get("ph") == "X" and e.get("cat") in GPU]
-    compute = _compute_streams(gpu)
+    compute = compute_streams(gpu)
     carriers = {stream_of(e) for e in gpu if _moves(e)} - compute
     found = [
         Activity(
@@ -91,10 +108,11 @@ def activities(events: list[dict]) -> list[Activity]:
     return sorted(found, key=lambda a: a.begin)
 
 
-def _compute_streams(gpu: list[dict]) -> set[Stream]:
+def compute_streams(events: list[dict]) -> set[Stream]:
+    """Return each device's stream with the most kernel time not NCCL's."""
     busy: dict[Stream, float] = defaultdict(float)
-    for event in gpu:
-        if event["cat"] == "kernel" and not _certain(event):
+    for event in events:
+        if event.get("cat") == "kernel" and not _certain(event):
             busy[stream_of(event)] += event["dur"]
     best: dict[int, Stream] = {}
     for stream, time in busy.items():

@@ -1,15 +1,19 @@
-"""Make a trace small enough to keep: one step, only what the GPUs did."""
+"""Make a trace small enough to keep: one step, only what was computed."""
 
 import gzip
 import json
 from pathlib import Path
 
 from workshop.errors import UserError
-from workshop.training.trace_events import GPU, STEP, read, windows
+from workshop.training.intervals import Interval
+from workshop.training.trace_events import GPU, STEP, on_gpu, read, windows
+from workshop.training.trace_ranges import Range
 
 LIMIT_BYTES = 300_000
 NAME_LENGTH = 100
 KEPT = ("device", "stream", "grid", "bytes")
+HOST = {"cpu_op", "user_annotation"}
+SHORTEST_US = (0.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
 def shrink(path: str | Path, out: str | Path) -> Path:
@@ -23,8 +27,67 @@ def shrink(path: str | Path, out: str | Path) -> Path:
     """
     events = read(path)["traceEvents"]
     spans = windows(events)
-    name, (begin, end) = spans[len(spans) // 2]
-    kept = [
+    name, window = spans[len(spans) // 2]
+    marks, work = _one_step(events, name, window, GPU)
+    packed = _packed(marks + work)
+    if len(packed) > LIMIT_BYTES:
+        raise UserError(
+            f"one step of {path} takes {len(packed)} bytes, over the limit "
+            f"of {LIMIT_BYTES} for a record: profile a shorter step"
+        )
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(packed)
+    return out
+
+
+def pack(
+    events: list[dict],
+    name: str,
+    window: Interval,
+    named: list[Range],
+    memory: dict | None,
+) -> tuple[bytes, float]:
+    """Return one step as a gzipped trace of at most 300 kB.
+
+    Args:
+        name: the step's, as `windows` gives it with its `window`.
+        named: ranges that get a lane of their own.
+        memory: of `memory_timeline`, for a counter; None: no counter.
+
+    Returns:
+        the bytes, and below how many µs kernels are left out (0: none is).
+        A step with too many kernels first loses the details of each.
+
+    Raises:
+        UserError: it does not fit even without its shortest kernels.
+    """
+    gpu = on_gpu(events)
+    marks, work = _one_step(events, name, window, GPU if gpu else HOST)
+    if gpu:
+        marks += [_mark(r.name, (r.begin, r.end), window) for r in named]
+    marks += _counter(memory)
+    packed, shortest = _packed(marks + work), 0.0
+    for shortest in SHORTEST_US:
+        if len(packed) <= LIMIT_BYTES:
+            break
+        work = [_bare(e) for e in work if e["dur"] >= shortest]
+        packed = _packed(marks + work)
+    if len(packed) > LIMIT_BYTES:
+        raise UserError(
+            f"one step of the profile takes {len(packed)} bytes even "
+            f"without what ends in {shortest:g} µs, over the limit of "
+            f"{LIMIT_BYTES} for a record: profile a shorter step"
+        )
+    return packed, shortest
+
+
+def _one_step(
+    events: list[dict], name: str, window: Interval, categories: set[str]
+) -> tuple[list[dict], list[dict]]:
+    """Return the marks of a step (names, its own span) and its work."""
+    begin, end = window
+    work = [
         {
             "ph": "X",
             "cat": event["cat"],
@@ -41,11 +104,12 @@ def shrink(path: str | Path, out: str | Path) -> Path:
         }
         for event in events
         if event.get("ph") == "X"
-        and event.get("cat") in GPU
+        and event.get("cat") in categories
+        and not event["name"].startswith(STEP)
         and event["ts"] + event["dur"] > begin
         and event["ts"] < end
     ]
-    lanes = {(event["pid"], event["tid"]) for event in kept}
+    lanes = {(event["pid"], event["tid"]) for event in work}
     named = [
         {key: event[key] for key in ("ph", "name", "pid", "tid", "args")}
         for event in events
@@ -53,24 +117,52 @@ def shrink(path: str | Path, out: str | Path) -> Path:
         and "args" in event
         and (event.get("pid"), event.get("tid")) in lanes
     ]
-    step = {
+    step = name if name.startswith(STEP) else f"{STEP}0"
+    mark = _mark(step, window, window)
+    mark["pid"] = work[0]["pid"] if work else 0
+    if categories is HOST:
+        mark["cat"] = "user_annotation"
+    return [*named, mark], work
+
+
+def _mark(name: str, span: Interval, window: Interval) -> dict:
+    return {
         "ph": "X",
         "cat": "gpu_user_annotation",
-        "name": name if name.startswith(STEP) else f"{STEP}0",
-        "pid": kept[0]["pid"] if kept else 0,
+        "name": name,
+        "pid": 0,
         "tid": 0,
-        "ts": 0.0,
-        "dur": round(end - begin, 3),
+        "ts": round(span[0] - window[0], 3),
+        "dur": round(span[1] - span[0], 3),
     }
-    text = json.dumps({"traceEvents": [*named, step, *kept]})
+
+
+def _counter(memory: dict | None) -> list[dict]:
+    """Return the memory over time as a viewer draws it."""
+    return [
+        {
+            "ph": "C",
+            "name": "allocated (GiB)",
+            "pid": 0,
+            "ts": round(at * 1e3, 3),
+            "args": {"GiB": gib},
+        }
+        for at, gib in (memory["points"] if memory else [])
+    ]
+
+
+def _bare(event: dict) -> dict:
+    """Return an event without what only a viewer's details show."""
+    lane = ("device", "stream")
+    return {
+        **event,
+        "ts": round(event["ts"], 1),
+        "dur": round(event["dur"], 1),
+        "args": {k: v for k, v in event["args"].items() if k in lane},
+    }
+
+
+def _packed(events: list[dict]) -> bytes:
+    text = json.dumps({"traceEvents": events})
     # no time of writing in the header: the same trace, the same bytes
-    packed = gzip.compress(text.encode(), compresslevel=9, mtime=0)
-    if len(packed) > LIMIT_BYTES:
-        raise UserError(
-            f"one step of {path} takes {len(packed)} bytes, over the limit "
-            f"of {LIMIT_BYTES} for a record: profile a shorter step"
-        )
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(packed)
-    return out
+    return gzip.compress(text.encode(), compresslevel=9, mtime=0)
