@@ -50,18 +50,24 @@ def pipeline_seconds(stages, m, v=1, hand_over=0.0, schedule="1f1b"):
     what the slowest does beyond it, `bubble` that waiting.
 
     A micro-batch crosses 2 (p - 1) borders on its way through p ranks and
-    back.  GPipe sends the next ones meanwhile.  1F1B has p micro-batches on
-    the way and starts another when one has come back, so that each full
-    round of p pays the way again.
+    back, which the first one always pays; interleaved 2 (p v - 1).  GPipe
+    and the interleaved schedule have others to work on meanwhile.  1F1B has
+    p micro-batches on the way and starts another when one has come back:
+    each round of p pays what the way takes beyond the slowest rank's p
+    passes.  Exact for two stages; with more, backward's longer passes cost
+    1F1B a little on top.
     """
     p = len(stages)
-    slowest, mean = max(stages), sum(stages) / p
-    rounds = 1 if schedule == "gpipe" else -(-m // p)
+    slowest, total = max(stages), sum(stages)
+    way = 2 * (p * v - 1) * hand_over
+    if schedule == "1f1b":
+        more = max(0.0, total + way - p * slowest)
+        way += (-(-m // p) - 1) * more
     parts = {
-        "compute": m * mean,
-        "imbalance": m * (slowest - mean),
-        "bubble": (sum(stages) - slowest) / v,
-        "hand_over": rounds * 2 * (p - 1) * hand_over,
+        "compute": m * total / p,
+        "imbalance": m * (slowest - total / p),
+        "bubble": (total - slowest) / v,
+        "hand_over": way,
     }
     parts["total"] = sum(parts.values())
     return parts

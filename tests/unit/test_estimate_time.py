@@ -1,0 +1,248 @@
+"""Seconds by formula: links, pipelines, buckets, layouts."""
+
+from dataclasses import asdict
+
+import pytest
+
+from workshop.estimate.communication import (
+    link,
+    network,
+    seconds,
+    total_seconds,
+    total_sent,
+    traffic,
+)
+from workshop.estimate.data_parallel import (
+    exposed,
+    gradients,
+    in_buckets,
+    timeline,
+)
+from workshop.estimate.layout import layout
+from workshop.estimate.pipeline import (
+    bubble_over_ideal,
+    bubble_over_total,
+    in_flight,
+    pipeline_seconds,
+)
+from workshop.estimate.time import (
+    from_flops,
+    optimizer_seconds,
+    spread,
+    step_time,
+    tensor_seconds,
+    update_seconds,
+)
+from workshop.models.gpt import CONFIGS
+from workshop.parallel import pipeline_schedule
+from workshop.parallel.pipeline_schedule import make_schedule
+from workshop.parallel.pipeline_simulator import simulate
+
+GPT_1_3B = asdict(CONFIGS["gpt-1.3b"])
+LINK = link(20.0, 300.0)
+
+
+def test_a_message_takes_alpha_and_its_sent_bytes_over_beta():
+    one = link(10.0, 2.0)
+    assert seconds(one, "send", 2e9) == pytest.approx(1 + 1e-5)
+    assert seconds(one, "all_reduce", 2e9) == pytest.approx(1 + 1e-5)
+    assert seconds(one, "all_reduce", 2e9, 4) == pytest.approx(1.5 + 1e-5)
+    assert seconds(one, "all_gather", 2e9, 4) == pytest.approx(0.75 + 1e-5)
+    assert seconds(one, "reduce_scatter", 2e9, 4) == pytest.approx(0.75001)
+    assert seconds(one, "all_reduce", 2e9, 1) == 0
+
+
+def test_a_measured_curve_stands_in_for_the_line():
+    curve = link(0.0, 0.0, [(1000, 20.0), (100, 10.0), (2000, 30.0)])
+    at = [seconds(curve, "send", size) * 1e6 for size in (1, 550, 1500, 4000)]
+    assert at == pytest.approx([10.0, 15.0, 25.0, 60.0])
+
+
+def test_a_network_moves_an_eighth_of_its_bits():
+    assert seconds(network(100, 0.0), "send", 12.5e9) == pytest.approx(1)
+
+
+def test_the_seconds_of_all_messages_add_up():
+    both = layout(dp=2, tp=2, micro_batch=4)
+    entries = traffic(GPT_1_3B, both)
+    links = {"dp": link(0.0, 3.0), "tp": link(0.0, 300.0)}
+    apart = [total_seconds(entries, links, axis) for axis in ("dp", "tp")]
+    assert total_seconds(entries, links) == pytest.approx(sum(apart))
+    assert apart[0] == pytest.approx(total_sent(entries, "dp") / 3e9)
+    assert apart[1] == pytest.approx(total_sent(entries, "tp") / 300e9)
+
+
+SHAPES = [
+    (name, p, m, v)
+    for name, v in (("gpipe", 1), ("1f1b", 1), ("interleaved", 2))
+    for p in (2, 4, 8)
+    for m in (1, 2, 4, 6, 8, 16)
+    if v == 1 or m % p == 0
+]
+
+
+@pytest.mark.parametrize(("name", "p", "m", "v"), SHAPES)
+@pytest.mark.parametrize("heavier", [0.0, 0.15], ids=["equal", "uneven"])
+def test_the_pipeline_takes_as_long_as_simulated(name, p, m, v, heavier):
+    schedule = make_schedule(name, p, m, v)
+    forward = [1.0] * (p * v)
+    forward[-1] += heavier
+    backward = [2 * cost for cost in forward]
+    ranks = [sum(3 * cost for cost in forward[r::p]) for r in range(p)]
+    for message in (0.0, 0.1):
+        run = simulate(schedule, forward, backward, message)
+        found = pipeline_seconds(ranks, m, v, message, name)
+        exact = name != "1f1b" or p == 2 or not message
+        assert found["total"] == pytest.approx(
+            run.makespan, rel=1e-9 if exact else 0.03
+        )
+        parts = [
+            found[key]
+            for key in ("compute", "imbalance", "bubble", "hand_over")
+        ]
+        assert sum(parts) == pytest.approx(found["total"])
+
+
+@pytest.mark.parametrize(("name", "p", "m", "v"), SHAPES)
+def test_bubble_and_activations_are_those_of_the_schedule(name, p, m, v):
+    schedule = make_schedule(name, p, m, v)
+    run = simulate(schedule, 1, 2)
+    assert run.bubble_over_ideal == pytest.approx(bubble_over_ideal(p, m, v))
+    assert run.shares().bubble == pytest.approx(bubble_over_total(p, m, v))
+    for rank, operations in enumerate(schedule):
+        held = pipeline_schedule.in_flight(operations)
+        assert in_flight(name, p, m, v, rank) == held
+
+
+def test_a_bucket_leaves_when_it_is_full_and_the_link_is_free():
+    one = link(0.0, 1.0)
+    messages = [(1_000_000_000, 0.25), (500_000_000, 0.5), (500_000, 1.0)]
+    spans = timeline(messages, 8.0, one, 2)
+    moments = [moment for span in spans for moment in span]
+    assert moments == pytest.approx([2.0, 4.0, 4.0, 5.0, 8.0, 8.001])
+
+
+def test_backward_hides_all_but_the_last_buckets_on_a_fast_link():
+    spread_out = layout(dp=2)
+    late, busy = exposed(GPT_1_3B, spread_out, 1.0, LINK)
+    buckets = in_buckets(gradients(GPT_1_3B, spread_out))
+    last = [size for size, share in buckets if share == 1]
+    assert sum(last) > (50304 + 1024) * 2048
+    assert late == pytest.approx(
+        sum(seconds(LINK, "all_reduce", 2 * size) for size in last)
+    )
+    naive, everything = exposed(
+        GPT_1_3B, spread_out, 1.0, LINK, overlap=False
+    )
+    assert naive == everything > busy > late
+    count = len(gradients(GPT_1_3B, spread_out))
+    assert count == 24 * 12 + 4
+    assert naive == pytest.approx(
+        count * 20e-6 + total_sent(traffic(GPT_1_3B, spread_out)) / 300e9
+    )
+
+
+def test_a_slow_link_runs_from_the_first_bucket_to_the_end():
+    slow = link(0.0, 3.0)
+    late, busy = exposed(GPT_1_3B, layout(dp=2), 0.1, slow)
+    assert busy == pytest.approx(
+        total_sent(traffic(GPT_1_3B, layout(dp=2))) / 3e9
+    )
+    assert busy - 0.1 < late < busy
+
+
+def test_the_stages_share_the_compute_by_their_operations():
+    whole = spread(GPT_1_3B, layout(micro_batch=4), 0.3)
+    assert whole == [(pytest.approx(0.1), pytest.approx(0.2))]
+    stages = spread(GPT_1_3B, layout(pp=2, tp=2, micro_batch=4), 0.3)
+    assert sum(map(sum, stages)) == pytest.approx(0.15)
+    even = spread(GPT_1_3B, layout(pp=2, cut=[12, 12]), 0.3)
+    uneven = sum(even[1]) / sum(even[0])
+    assert uneven == pytest.approx(1.16, abs=0.01)
+    balanced = sum(stages[1]) / sum(stages[0])
+    assert balanced == pytest.approx(1, abs=0.01)
+
+
+def test_the_compute_from_operations_and_their_rate():
+    ((forward, backward),) = from_flops(GPT_1_3B, layout(), 1e12)
+    work = 3 * 1024 * (24 * (24 * 2048**2 + 4 * 2048 * 1024))
+    work += 3 * 1024 * 2 * 2048 * 50304
+    assert forward + backward == pytest.approx(work / 1e12)
+    assert backward == pytest.approx(2 * forward)
+
+
+def test_half_of_the_tensor_parallel_messages_hide():
+    spread_out = layout(tp=2, micro_batch=16)
+    stages = spread(GPT_1_3B, spread_out, 0.24)
+    sizes = GPT_1_3B, spread_out, 0, stages[0][1]
+    late, everything = tensor_seconds(*sizes, LINK)
+    naive, same = tensor_seconds(*sizes, LINK, overlap=False)
+    assert naive == same == everything
+    assert everything == pytest.approx(
+        total_seconds(traffic(GPT_1_3B, spread_out), {"tp": LINK})
+    )
+    each = seconds(LINK, "all_reduce", 16 * 1024 * 2048 * 2)
+    assert everything - late == pytest.approx(49 * each)
+
+
+LAYOUTS = [
+    {},
+    {"dp": 4},
+    {"tp": 2},
+    {"tp": 4, "sequence_parallel": True},
+    {"pp": 2, "num_microbatches": 8},
+    {"pp": 4, "num_microbatches": 8, "schedule": "gpipe"},
+    {
+        "pp": 2,
+        "num_microbatches": 8,
+        "schedule": "interleaved",
+        "virtual_stages": 2,
+    },
+    {"dp": 2, "tp": 2, "pp": 2, "num_microbatches": 4},
+]
+
+
+@pytest.mark.parametrize("sizes", LAYOUTS, ids=str)
+def test_the_parts_of_a_step_add_up(sizes):
+    spread_out = layout(micro_batch=4, **sizes)
+    stages = spread(GPT_1_3B, spread_out, 0.06)
+    links = {axis: LINK for axis in ("dp", "tp", "pp")}
+    found = step_time(GPT_1_3B, spread_out, stages, links, 0.01)
+    parts = ("compute", "imbalance", "bubble", "tp", "pp", "dp")
+    parts += ("contention", "optimizer")
+    assert found["total"] == pytest.approx(sum(found[key] for key in parts))
+    m, ranks = spread_out["num_microbatches"], spread_out["pp"]
+    work = m * 0.06 / spread_out["tp"] / ranks
+    assert found["compute"] == pytest.approx(work)
+    for axis in ("dp", "tp", "pp"):
+        assert (found[axis] > 0) == (spread_out[axis] > 1)
+    assert (found["bubble"] > 0) == (ranks > 1)
+    slower = {axis: network(25) for axis in links}
+    worse = step_time(GPT_1_3B, spread_out, stages, slower, 0.01)
+    assert worse["total"] > found["total"] or not sizes
+    naive = step_time(
+        GPT_1_3B, spread_out, stages, links, 0.01, overlap=False
+    )
+    assert naive["total"] >= found["total"]
+
+
+def test_a_step_of_one_device_is_compute_and_update():
+    found = step_time(GPT_1_3B, layout(), [(0.1, 0.2)], {}, 0.05)
+    assert found["total"] == pytest.approx(0.35)
+    assert found["tokens_per_s"] == pytest.approx(1024 / 0.35)
+
+
+def test_contention_slows_what_communication_runs_beside():
+    spread_out = layout(dp=2, micro_batch=16)
+    stages = spread(GPT_1_3B, spread_out, 0.24)
+    found = step_time(
+        GPT_1_3B, spread_out, stages, {"dp": LINK}, slowdown=2.0
+    )
+    assert found["contention"] == pytest.approx(found["hidden_dp"] / 2)
+
+
+def test_the_update_moves_thirty_bytes_a_parameter():
+    assert optimizer_seconds(1e9, 3000) == pytest.approx(0.01)
+    whole = update_seconds(GPT_1_3B, layout(), 4000)
+    assert whole == pytest.approx(optimizer_seconds(1_313_722_368, 4000))
+    assert update_seconds(GPT_1_3B, layout(pp=2), 4000) < 0.6 * whole
