@@ -8,7 +8,6 @@ from workshop.training.hybrid import Strategy
 BATCHES = 8
 
 
-@torch.no_grad()
 def held_out_loss(
     strategy: Strategy, batches: Batches, device: torch.device, bf16: bool
 ) -> float:
@@ -23,9 +22,7 @@ def held_out_loss(
     for chunk in strategy.chunks:
         chunk.eval()
     for i in range(count):
-        for tokens, targets in batches.on(device, i):
-            total += strategy.loss(tokens, targets, bf16)
+        total += strategy.loss(batches.on(device, i), bf16)
     for chunk, before in zip(strategy.chunks, training, strict=True):
         chunk.train(before)
-    total /= count * batches.accumulation
-    return strategy.mean(total).item()
+    return strategy.mean(total / count).item()

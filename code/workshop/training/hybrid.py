@@ -17,10 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from workshop import collectives
 from workshop.groups import Groups
 from workshop.models.gpt import GPT, compile_blocks
 from workshop.parallel import tensor_parallel
+from workshop.parallel.pipeline import Pipeline
 from workshop.parallel.pipeline_schedule import make_schedule
 from workshop.parallel.pipeline_stages import make_stages
 from workshop.training.clipping import global_norm
@@ -63,8 +63,8 @@ class Strategy(ABC):
         """
 
     @abstractmethod
-    def loss(self, tokens: Tensor, targets: Tensor, bf16: bool) -> Tensor:
-        """Return the mean loss of one micro-batch, without gradients."""
+    def loss(self, micro_batches: list[MicroBatch], bf16: bool) -> Tensor:
+        """Return the mean loss, as `forward_backward`; no gradients."""
 
     def finish(self) -> None:
         """Complete the gradients: call it once after `forward_backward`."""
@@ -95,25 +95,32 @@ class WholeModel(Strategy):
         """Add up the gradients of the micro-batches, one after another."""
         (model,) = self.models
         share = 1 / len(micro_batches)
-        device = micro_batches[0][0].device
-        loss = torch.zeros((), device=device)
+        device = micro_batches[0][0].device.type
+        loss = self._zero(micro_batches)
         for i, (tokens, targets) in enumerate(micro_batches, start=1):
             last = i == len(micro_batches)
             with nullcontext() if last else model.no_sync():
-                with torch.autocast(
-                    device.type, torch.bfloat16, enabled=bf16
-                ):
+                with torch.autocast(device, torch.bfloat16, enabled=bf16):
                     part = model(tokens, targets) * share
                 part.backward()
             loss += part.detach()
         return loss
 
     @torch.no_grad()
-    def loss(self, tokens: Tensor, targets: Tensor, bf16: bool) -> Tensor:
-        """Return the mean loss of one micro-batch, without gradients."""
-        device = tokens.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            return self.chunks[0](tokens, targets)
+    def loss(self, micro_batches: list[MicroBatch], bf16: bool) -> Tensor:
+        """Run the micro-batches one after another."""
+        total = self._zero(micro_batches)
+        for tokens, targets in micro_batches:
+            with torch.autocast(
+                tokens.device.type, torch.bfloat16, enabled=bf16
+            ):
+                total += self.chunks[0](tokens, targets)
+        return total / len(micro_batches)
+
+    def _zero(self, micro_batches: list[MicroBatch]) -> Tensor:
+        """Return where losses add up: never narrower than float32."""
+        dtype = torch.promote_types(self.parameters[0].dtype, torch.float32)
+        return torch.zeros((), dtype=dtype, device=micro_batches[0][0].device)
 
 
 class Pipelined(Strategy):
@@ -126,7 +133,7 @@ class Pipelined(Strategy):
         self,
         models: list[nn.Module],
         groups: Groups,
-        pipeline: "Pipeline",  # noqa: F821
+        pipeline: Pipeline,
     ) -> None:
         super().__init__(models, groups)
         self.pipeline = pipeline
@@ -142,34 +149,9 @@ class Pipelined(Strategy):
         super().finish()
         self.pipeline.finish_gradients()
 
-    @torch.no_grad()
-    def loss(self, tokens: Tensor, targets: Tensor, bf16: bool) -> Tensor:
-        """Return the mean loss of one micro-batch, without gradients.
-
-        It passes through the stages once, and the last tells the others.
-        """
-        group, device = self.groups.pp, tokens.device
-        p, stages = group.size(), group.size() * len(self.chunks)
-        wide = self.parameters[0].dtype
-        x = tokens
-        for stage in range(group.rank(), stages, p):
-            if stage > 0:
-                x = torch.empty(
-                    self.pipeline.shape,
-                    dtype=torch.bfloat16 if bf16 else wide,
-                    device=device,
-                )
-                collectives.receive(x, group, (stage - 1) % p).wait()
-            last = stage == stages - 1
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                x = self.chunks[stage // p](x, targets if last else None)
-            if not last:
-                collectives.send(x, group, (stage + 1) % p).wait()
-        if group.rank() < p - 1:
-            exact = wide if wide.itemsize >= 4 else torch.float32
-            x = torch.zeros((), dtype=exact, device=device)
-        collectives.broadcast(x, group, source=p - 1)
-        return x
+    def loss(self, micro_batches: list[MicroBatch], bf16: bool) -> Tensor:
+        """Run the schedule's forward passes alone."""
+        return self.pipeline.forward(micro_batches, bf16)
 
 
 def make_strategy(
@@ -218,8 +200,6 @@ def make_strategy(
     ]
     if dims.pp == 1:
         return WholeModel(models, groups)
-    from workshop.parallel.pipeline import Pipeline
-
     schedule = make_schedule(
         layout.schedule, dims.pp, num_microbatches, layout.virtual_stages
     )
