@@ -136,6 +136,7 @@ class RankProfile:
         pauses = step in (self.after, self.active, self.last)
         if pauses:
             _wait()
+        if step == self.active:
             self.clock_us = self._meet()
         if self.profiler is None:
             self.profiler = profile(

@@ -36,7 +36,7 @@ def table(ranks: list[dict]) -> str:
         lines.append(_row(str(place), cells))
     if not first["on_gpu"]:
         lines.append("on the CPU memory counts from the profile's start")
-    lines += ["", f"{what} by group, in ms (streams add up)"]
+    lines += ["", f"{what} by group, in ms"]
     names = [f"rank {place}" for place in range(len(ranks))]
     lines.append(_row("", names, 18))
     lines += [

@@ -69,7 +69,8 @@ def summarise_rank(path: str | Path, first: int = 0) -> RankSummary:
     `numbers` is about the step in the middle, so that its times add up:
     `step` (its number), the fields of `trace.measure_window`, `begin_us`
     (on the machine's clock), `groups` (ms of each of
-    `trace_groups.GROUPS`), `kernels` (the longest), `timeline` (see
+    `trace_groups.GROUPS`; messages that are under way at once count once),
+    `kernels` (the longest), `timeline` (see
     `trace.timeline`), `ranges` ([name, begin, length] in ms), `memory`
     (see `memory_timeline`), and `shortest_kept_us`, below which the trace
     leaves kernels out.  `steps` has the fields of `measure_window` for
@@ -106,7 +107,10 @@ def summarise_rank(path: str | Path, first: int = 0) -> RankSummary:
         "steps": steps,
         "slowdown": slowdown(done) if gpu else None,
         "begin_us": whole.get("baseTimeNanoseconds", 0) / 1e3 + window[0],
-        "groups": group_times(shares),
+        "groups": {
+            **group_times(shares),
+            COMMUNICATION: middle["communication_ms"],
+        },
         "kernels": top_kernels(shares),
         "timeline": timeline(done, window, gap),
         "ranges": [

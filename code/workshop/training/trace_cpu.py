@@ -1,13 +1,16 @@
 """What the processor did, read from a torch.profiler trace without a GPU.
 
 Each thread is a lane.  Operations are compute; gloo's ranges (such as
-`gloo:all_reduce`, on gloo's own threads) are communication, and hold the
-time until the slowest rank arrives.
+`gloo:all_reduce`) are communication in lanes of their own, since a message
+goes on while its thread computes.  They hold the time until the slowest
+rank arrives, and that of a message sent ahead the time until it is waited
+for.
 """
 
 from workshop.training.intervals import Interval, union
 from workshop.training.trace_events import Activity, Stream
 from workshop.training.trace_groups import (
+    COMMUNICATION,
     ELEMENTWISE,
     OPTIMIZER,
     Share,
@@ -24,7 +27,7 @@ def cpu_activities(events: list[dict]) -> list[Activity]:
     """Return what the threads did, in order of time.
 
     Operations nest; here those of a thread that touch or overlap are one
-    activity.  A lane is (0, thread); threads are numbered as they appear.
+    activity.  A lane is (0, n), numbered as threads appear.
     """
     lanes: dict[tuple, Stream] = {}
     work: dict[Stream, list[Interval]] = {}
@@ -32,7 +35,7 @@ def cpu_activities(events: list[dict]) -> list[Activity]:
     for event in sorted(events, key=lambda event: event.get("ts", 0.0)):
         if not _counts(event):
             continue
-        thread = (event["pid"], event["tid"])
+        thread = (event["pid"], event["tid"], _talks(event))
         lane = lanes.setdefault(thread, (0, len(lanes)))
         begin, end = event["ts"], event["ts"] + event["dur"]
         if _talks(event):
@@ -71,16 +74,18 @@ def cpu_shares(events: list[dict], window: Interval) -> list[Share]:
     everything is the optimizer's.
     """
     threads: dict[tuple, list[dict]] = {}
+    shares = []
     for event in events:
-        optimizer = event.get("name", "").startswith(OPTIMIZER_STEP)
-        if (_counts(event) or optimizer) and (
-            window[0] <= event["ts"] < window[1]
-        ):
+        if not window[0] <= event.get("ts", 0.0) < window[1]:
+            continue
+        if _talks(event):
+            shares.append(Share(event["name"], COMMUNICATION, event["dur"]))
+        elif _counts(event) or event["name"].startswith(OPTIMIZER_STEP):
             thread = (event["pid"], event["tid"])
             threads.setdefault(thread, []).append(event)
-    return [
-        share for found in threads.values() for share in _own_times(found)
-    ]
+    for found in threads.values():
+        shares += _own_times(found)
+    return shares
 
 
 def _own_times(events: list[dict]) -> list[Share]:
