@@ -19,13 +19,20 @@ from training_cases import gradients_of
 
 from workshop.collectives import count
 from workshop.models.gpt import GPT, GPTConfig
-from workshop.parallel.pipeline import Pipeline
+from workshop.parallel.pipeline import Pipeline, unwrapped
 from workshop.parallel.pipeline_schedule import Operation, make_schedule
 from workshop.parallel.pipeline_stages import make_stages
 
-CONFIG = GPTConfig(layers=8, hidden=16, heads=2, sequence=8, vocabulary=37)
-BATCH, SEED = 2, 100
-MESSAGE = BATCH * CONFIG.sequence * CONFIG.hidden
+BATCH, SEED, SEQUENCE, HIDDEN = 2, 100, 8, 16
+SHAPE = (BATCH, SEQUENCE, HIDDEN)
+MESSAGE = BATCH * SEQUENCE * HIDDEN
+
+# Every schedule (name, p, m, v) of p up to 8, m up to 16 and v up to 4.
+PLAIN = [(name, p, m, 1) for name in ("gpipe", "1f1b")
+         for p in range(1, 9) for m in range(1, 17)]  # fmt: skip
+INTERLEAVED = [("interleaved", p, m, v) for p in range(2, 9)
+               for m in range(p, 17, p) for v in range(2, 5)]  # fmt: skip
+ALL = PLAIN + INTERLEAVED
 
 
 @dataclass(frozen=True)
@@ -40,15 +47,21 @@ class Case:
     v: int = field(default=1, compare=False)
     dp: int = 1
     wrap: Callable[..., nn.Module] | None = field(default=None, compare=False)
+    layers: int = 4
     frozen: tuple[str, ...] = ()
     device: str = "cpu"
     pipeline: type[Pipeline] = field(default=Pipeline, compare=False)
     options: dict[str, Any] = field(default_factory=dict, compare=False)
 
+    @property
+    def config(self) -> GPTConfig:
+        """The sizes, with a vocabulary that nothing divides."""
+        return GPTConfig(self.layers, HIDDEN, 2, SEQUENCE, vocabulary=37)
+
     def model(self) -> GPT:
         """Return the dense model, the same on every rank."""
         torch.manual_seed(SEED)
-        model = GPT(CONFIG).to(self.device, torch.float64)
+        model = GPT(self.config).to(self.device, torch.float64)
         for name in self.frozen:
             model.get_parameter(name).requires_grad_(False)
         return model
@@ -56,8 +69,8 @@ class Case:
     def micro_batches(self, replica: int) -> list[tuple[Tensor, Tensor]]:
         """Return tokens and targets of one of `dp` copies of the model."""
         generator = torch.Generator().manual_seed(replica)
-        size = (self.num_microbatches, BATCH, CONFIG.sequence + 1)
-        tokens = torch.randint(CONFIG.vocabulary, size, generator=generator)
+        size = (self.num_microbatches, BATCH, SEQUENCE + 1)
+        tokens = torch.randint(37, size, generator=generator)
         tokens = tokens.to(self.device)
         return [(part[:, :-1], part[:, 1:]) for part in tokens]
 
@@ -100,37 +113,46 @@ def train_rank(rank: int, world: int, cases: list[Case]) -> list[Step]:
 
 
 def step_of(rank: int, world: int, case: Case) -> Step:
-    stage, replica = divmod(rank, case.dp)
-    p = world // case.dp
-    group, across = dist.group.WORLD, None
-    if case.dp > 1:
-        lists = [list(range(d, world, case.dp)) for d in range(case.dp)]
-        group, _ = dist.new_subgroups_by_enumeration(lists)
-        lists = [list(range(s * case.dp, (s + 1) * case.dp))
-                 for s in range(p)]  # fmt: skip
-        across, _ = dist.new_subgroups_by_enumeration(lists)
-    chunks = make_stages(case.model(), CONFIG, stage, p, case.v)
-    stages = list(chunks)
-    if case.wrap:
-        chunks = [case.wrap(chunk, across) for chunk in chunks]
-    schedule = make_schedule(case.schedule, p, case.num_microbatches, case.v)
-    shape = (BATCH, CONFIG.sequence, CONFIG.hidden)
-    pipeline = case.pipeline(chunks, schedule, group, shape, **case.options)
+    """Run a step of training and one of evaluation."""
+    pipeline = build(rank, world, case)
+    replica = rank % case.dp
     with count() as ledger:
         loss = pipeline.forward_backward(case.micro_batches(replica))
     trace = pipeline.trace
     evaluated = pipeline.forward(case.micro_batches(replica))
     if case.wrap:
-        for chunk in chunks:
+        for chunk in pipeline.chunks:
             chunk.finish()
     pipeline.finish_gradients()
     pipeline.close()
     return Step(
         [loss.item(), evaluated.item()],
-        [gradients_of(stage) for stage in stages],
+        [gradients_of(unwrapped(chunk)) for chunk in pipeline.chunks],
         trace,
         [e.elements for e in ledger.entries if e.operation == "send"],
     )
+
+
+def build(rank: int, world: int, case: Case) -> Pipeline:
+    """Return this rank's pipeline, one of `dp` in the world."""
+    p = world // case.dp
+    group = dist.group.WORLD
+    if case.dp > 1:
+        group = subgroup([range(d, world, case.dp) for d in range(case.dp)])
+    chunks = make_stages(case.model(), case.config, group.rank(), p, case.v)
+    if case.wrap:
+        across = subgroup(
+            [range(s * case.dp, (s + 1) * case.dp) for s in range(p)]
+        )
+        chunks = [case.wrap(chunk, across) for chunk in chunks]
+    schedule = make_schedule(case.schedule, p, case.num_microbatches, case.v)
+    return case.pipeline(chunks, schedule, group, SHAPE, **case.options)
+
+
+def subgroup(ranks: list[range]) -> dist.ProcessGroup:
+    """Create the groups and return this rank's."""
+    lists = [list(some) for some in ranks]
+    return dist.new_subgroups_by_enumeration(lists)[0]
 
 
 def check_loss(case: Case, dense: Step, ranks: list[Step]) -> None:

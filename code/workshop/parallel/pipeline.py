@@ -3,7 +3,13 @@
 `Pipeline` executes the operations of this rank in their order; who sends
 what to whom follows from the schedule. Before an operation computes, the
 receive of the next one is posted, and its result is sent while the rank goes
-on, so that messages travel under computation in both directions::
+on, so that messages travel under computation in both directions.
+
+On a GPU a receive that waits occupies the device: the host must not wait for
+the device meanwhile, and multiprocessors are missing in the computation. So
+no receive is posted early whose message cannot come early, because it needs
+the very operation that is about to run; and none at all in the first step,
+in which kernels are compiled and tuned and the host does wait::
 
     chunks = make_stages(GPT(config), config, group.rank(), p)
     schedule = make_schedule("1f1b", p, m)
@@ -13,6 +19,7 @@ on, so that messages travel under computation in both directions::
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from itertools import zip_longest
 
 import torch
 import torch.distributed as dist
@@ -33,6 +40,7 @@ from workshop.parallel.pipeline_schedule import (
     check,
     chunks_of,
 )
+from workshop.parallel.pipeline_simulator import Deadlock, early_arrivals
 from workshop.parallel.pipeline_stages import Stage
 from workshop.parallel.pipeline_timeline import Timed
 
@@ -65,7 +73,7 @@ class Pipeline:
 
     Raises:
         UserError: the schedule is for another number of ranks or chunks, or
-            is not complete.
+            is not complete, or can never finish.
     """
 
     def __init__(
@@ -88,10 +96,25 @@ class Pipeline:
                 f"{chunks_of(schedule)} chunks each and the pipeline has "
                 f"{self.p} with {self.v}: make the schedule for these"
             )
-        self.operations = schedule[self.rank]
-        self.num_microbatches = len(self.operations) // (2 * self.v)
-        self.last_backward = {o.chunk: o for o in self.operations
-                              if o.kind == BACKWARD}  # fmt: skip
+        self.evaluation = [
+            [o for o in operations if o.kind == FORWARD]
+            for operations in schedule
+        ]
+        self.num_microbatches = len(self.evaluation[0]) // self.v
+        self.last_backward = {
+            o.chunk: o for o in schedule[self.rank] if o.kind == BACKWARD
+        }
+        try:
+            self.early = {
+                True: early_arrivals(schedule, self.rank),
+                False: early_arrivals(self.evaluation, self.rank),
+            }
+        except Deadlock as deadlock:
+            raise UserError(
+                f"the pipeline schedule can never finish ({deadlock}): "
+                "change the order of its operations"
+            ) from None
+        self.warm: set[bool] = set()
         parameter = next(chunks[0].parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self.channels = None
@@ -126,11 +149,7 @@ class Pipeline:
 
         The arguments and the errors are those of `forward_backward`.
         """
-        schedule = [
-            [o for o in operations if o.kind == FORWARD]
-            for operations in self.schedule
-        ]
-        return self._run(schedule, micro_batches, bf16)
+        return self._run(self.evaluation, micro_batches, bf16)
 
     def finish_gradients(self) -> None:
         """Sum the tied embedding's gradient over first and last stage.
@@ -167,9 +186,6 @@ class Pipeline:
             )
         self.micro_batches, self.bf16 = micro_batches, bf16
         dtype = torch.bfloat16 if bf16 else self.dtype
-        mail = Mailbox(schedule, self.rank, self.channels, self.shape,
-                       dtype, self.device, self.blocking)  # fmt: skip
-        operations = schedule[self.rank]
         # A loss is never narrower than float32, whatever the weights are.
         self.loss = torch.zeros(
             (),
@@ -181,33 +197,44 @@ class Pipeline:
         self.clock = PipelineClock(
             self.device, self.group if self.align else None
         )
+        mail = Mailbox(
+            schedule,
+            self.rank,
+            self.channels,
+            self.shape,
+            dtype,
+            self.device,
+            self.blocking,
+        )
+        early = self._early(schedule)
+        operations = schedule[self.rank]
         mail.expect(operations[0])
-        for operation, following in zip(
-            operations, [*operations[1:], None], strict=True
-        ):
-            if following and not self.blocking:
+        for operation, following in zip_longest(operations, operations[1:]):
+            if following in early:
                 mail.expect(following)
-            result = self._execute(operation, mail.take(operation))
-            mail.put(operation, result)
-            del result
+            mail.put(operation, self._execute(operation, mail))
+            if following:
+                mail.expect(following)
             if self.blocking:
-                if following:
-                    mail.expect(following)
                 mail.exchange()
         mail.flush()
         if self.p > 1:
             collectives.broadcast(self.loss, self.group, source=self.p - 1)
         return self.loss
 
-    def _execute(
-        self, operation: Operation, received: Tensor | None
-    ) -> Tensor | None:
+    def _early(self, schedule: Schedule) -> set[Operation]:
+        """Return the operations whose receives are posted one early."""
+        training = schedule is self.schedule
+        first, _ = training not in self.warm, self.warm.add(training)
+        return set() if first or self.blocking else self.early[training]
+
+    def _execute(self, operation: Operation, mail: Mailbox) -> Tensor | None:
+        """Run an operation once its input has come; return its result."""
+        received = mail.take(operation)
         start = self.clock.mark()
+        run = self._forward if operation.kind == FORWARD else self._backward
         with record_function(str(operation)):
-            if operation.kind == FORWARD:
-                result = self._forward(operation, received)
-            else:
-                result = self._backward(operation, received)
+            result = run(operation, received)
         self.clock.add(operation, start)
         self.trace.append(operation)
         return result

@@ -53,7 +53,8 @@ class Mailbox:
         self.due: dict[tuple, deque[Message]] = defaultdict(deque)
         for message in self.route.arrivals(schedule, rank):
             self.due[message.channel].append(message)
-        self.posted: dict[Message, tuple[dist.Work, Tensor]] = {}
+        self.posted: dict[Message, Tensor] = {}
+        self.waiting: dict[Message, dist.Work] = {}
         self.sent: list[tuple[Message, dist.Work, Tensor]] = []
 
     def expect(self, operation: Operation) -> None:
@@ -65,7 +66,7 @@ class Mailbox:
         message = self.route.incoming(self.rank, operation)
         if message is None:
             return
-        if self.blocking:
+        if self.blocking and message not in self.posted:
             self._post(message)
         while message not in self.posted:
             self._post(self.due[message.channel].popleft())
@@ -75,9 +76,10 @@ class Mailbox:
         message = self.route.incoming(self.rank, operation)
         if message is None:
             return None
-        work, tensor = self.posted.pop(message)
-        self._wait(work, message)
-        return tensor
+        # Waiting twice for one message would be waiting for another.
+        if work := self.waiting.pop(message, None):
+            self._wait(work, message)
+        return self.posted.pop(message)
 
     def put(self, operation: Operation, tensor: Tensor) -> None:
         """Start to send the result of `operation`."""
@@ -93,8 +95,9 @@ class Mailbox:
 
     def exchange(self) -> None:
         """Wait for everything that is posted, sends and receives."""
-        for message, (work, _) in self.posted.items():
+        for message, work in self.waiting.items():
             self._wait(work, message)
+        self.waiting.clear()
         self.flush()
 
     def flush(self) -> None:
@@ -105,8 +108,8 @@ class Mailbox:
 
     def _post(self, message: Message) -> None:
         tensor = torch.empty(**self.buffer)
-        work = self.channels.receive(message, tensor)
-        self.posted[message] = work, tensor
+        self.waiting[message] = self.channels.receive(message, tensor)
+        self.posted[message] = tensor
 
     def _check(self, operation: Operation, tensor: Tensor) -> None:
         due = self.buffer

@@ -12,6 +12,7 @@ flush and its interleaved form are of Narayanan et al. 2021
 (arXiv:2104.04473, section 2.2).
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -172,10 +173,11 @@ def check(schedule: Schedule) -> None:
     kinds = sorted({FORWARD} | {o.kind for o in everything})
     for rank, operations in enumerate(schedule):
         place = {operation: i for i, operation in enumerate(operations)}
+        found = Counter(operations)
         for one in sorted({o._replace(kind=FORWARD) for o in everything}):
             both = [one._replace(kind=kind) for kind in kinds]
             for needed in both:
-                if (times := operations.count(needed)) != 1:
+                if (times := found[needed]) != 1:
                     raise UserError(
                         f"rank {rank} of the pipeline schedule has {needed} "
                         f"{times} times: give every operation once"

@@ -14,6 +14,7 @@ from workshop.parallel.pipeline_messages import Message, route_of
 from workshop.parallel.pipeline_schedule import (
     BACKWARD,
     FORWARD,
+    Operation,
     Schedule,
     check,
     chunks_of,
@@ -98,6 +99,39 @@ def simulate(
     return _Simulation(
         schedule, forward, backward, communication, sends == "blocking"
     ).run()
+
+
+def early_arrivals(schedule: Schedule, rank: int) -> set[Operation]:
+    """Return the operations of a rank whose input can come early.
+
+    That is while the operation before still runs, because nothing on the
+    way to it needs that operation's result. Found by vector clocks (Fidge
+    1988, Mattern 1989): of every operation, how many of each rank's must
+    have run before it has.
+
+    Raises:
+        Deadlock: the schedule can never finish.
+    """
+    route = route_of(schedule)
+    ran = [
+        (timed.end, r, timed.operation)
+        for r, operations in enumerate(simulate(schedule).ranks)
+        for timed in operations
+    ]
+    latest = [[0] * len(schedule) for _ in schedule]
+    clocks: dict[tuple[int, Operation], list[int]] = {}
+    early = set()
+    for _, r, operation in sorted(ran):
+        message = route.incoming(r, operation)
+        before = latest[r]
+        if message:
+            needed = clocks[message.sender, message.produced]
+            if r == rank and needed[r] < before[r]:
+                early.add(operation)
+            before = [max(pair) for pair in zip(before, needed, strict=True)]
+        clock = [n + (i == r) for i, n in enumerate(before)]
+        latest[r] = clocks[r, operation] = clock
+    return early
 
 
 class _Simulation:

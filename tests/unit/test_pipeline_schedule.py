@@ -1,0 +1,142 @@
+"""Pipeline schedules as data: complete, in order, within their limits."""
+
+from collections import Counter
+
+import pytest
+from pipeline_cases import ALL
+
+from workshop.errors import UserError
+from workshop.parallel.pipeline_messages import route_of
+from workshop.parallel.pipeline_schedule import (
+    BACKWARD,
+    FORWARD,
+    NAMES,
+    Operation,
+    check,
+    chunks_of,
+    gpipe,
+    in_flight,
+    interleaved,
+    make_schedule,
+    one_f_one_b,
+)
+
+
+def test_every_pass_is_there_once_and_backward_comes_later() -> None:
+    for name, p, m, v in ALL:
+        schedule = make_schedule(name, p, m, v)
+        check(schedule)
+        assert (len(schedule), chunks_of(schedule)) == (p, v)
+        due = {(kind, i, c) for kind in (FORWARD, BACKWARD)
+               for i in range(m) for c in range(v)}  # fmt: skip
+        for operations in schedule:
+            assert len(operations) == 2 * m * v
+            assert set(operations) == due
+            for i in range(m):
+                for c in range(v):
+                    forward = operations.index((FORWARD, i, c))
+                    assert forward < operations.index((BACKWARD, i, c))
+
+
+def test_what_is_in_flight_stays_within_the_limits() -> None:
+    for name, p, m, v in ALL:
+        for r, operations in enumerate(make_schedule(name, p, m, v)):
+            limit = {
+                "gpipe": m,
+                "1f1b": min(p - r, m),
+                "interleaved": min(2 * (p - r - 1) + (v - 1) * p + 1, m * v),
+            }[name]
+            assert in_flight(operations) == limit, (name, p, m, v, r)
+
+
+def test_the_orders_that_the_papers_draw() -> None:
+    def row(operations: list[Operation]) -> str:
+        return " ".join(map(str, operations))
+
+    assert row(gpipe(2, 3)[0]) == "F0 F1 F2 B0 B1 B2"
+    assert [row(r) for r in one_f_one_b(3, 4)] == [
+        "F0 F1 F2 B0 F3 B1 B2 B3",
+        "F0 F1 B0 F2 B1 F3 B2 B3",
+        "F0 B0 F1 B1 F2 B2 F3 B3",
+    ]
+    assert [row(r) for r in interleaved(2, 2, 2)] == [
+        "F0 F1 F0.1 F1.1 B0.1 B1.1 B0 B1",
+        "F0 F1 F0.1 B0.1 F1.1 B1.1 B0 B1",
+    ]
+
+
+def test_hand_overs_are_the_same_seen_from_both_ends() -> None:
+    for name, p, m, v in ALL:
+        if p * m * v > 64:
+            continue
+        schedule = make_schedule(name, p, m, v)
+        route = route_of(schedule)
+        sent, taken = Counter(), Counter()
+        for rank, operations in enumerate(schedule):
+            for operation in operations:
+                sent[route.outgoing(rank, operation)] += 1
+                taken[route.incoming(rank, operation)] += 1
+        # F ends and B begins on the last stage, and so on the first.
+        assert sent == taken
+        assert sent.pop(None, 0) == 2 * m
+        assert set(sent.values()) <= {1}
+        assert len(sent) == 2 * m * (p * v - 1)
+
+
+def test_a_channel_joins_a_rank_to_one_other_and_one_way() -> None:
+    for name, p, m, v in ALL:
+        if p * m * v > 64:
+            continue
+        schedule = make_schedule(name, p, m, v)
+        ways = {
+            (message.channel, message.sender, receiver)
+            for receiver in range(p)
+            for message in route_of(schedule).arrivals(schedule, receiver)
+        }
+        for channel, sender, receiver in ways:
+            assert (channel, receiver, sender) not in ways
+        assert len({(c, receiver) for c, _, receiver in ways}) == len(ways)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("zigzag", 2, 2), "no pipeline schedule 'zigzag'.*gpipe, 1f1b"),
+        (("1f1b", 0, 2), "pipeline parallel size of 0 .* give 1 or more"),
+        (("1f1b", 2, 0), "num_microbatches of 0 .* give 1 or more"),
+        (("1f1b", 2, 2, 0), "virtual stages of 0 .* give 1 or more"),
+        (("gpipe", 2, 2, 2), "gpipe .* one chunk .* choose interleaved"),
+        (("interleaved", 2, 2, 1), "2 or more virtual stages .* 1 on 2"),
+        (("interleaved", 1, 2, 2), "2 or more virtual stages .* 2 on 1"),
+        (("interleaved", 4, 6, 2), "6 micro-batches .* give 8 micro-batches"),
+        (("interleaved", 4, 1, 2), "1 micro-batches .* give 4 micro-batches"),
+    ],
+)
+def test_what_no_schedule_can_do_is_one_sentence(arguments, message) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        make_schedule(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_name_makes_a_schedule() -> None:
+    assert len({str(make_schedule(n, 2, 4, 1 + (n == NAMES[-1])))
+                for n in NAMES}) == 3  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda ops: ops.pop(), "rank 1 .* has B1 0 times"),
+        (lambda ops: ops.append(ops[0]), "rank 1 .* has F0 2 times"),
+        (lambda ops: ops.reverse(), "rank 1 .* has B0 before F0"),
+    ],
+)
+def test_a_schedule_with_a_gap_is_refused(spoil, message) -> None:
+    schedule = one_f_one_b(2, 2)
+    spoil(schedule[1])
+    with pytest.raises(UserError, match=message):
+        check(schedule)
+
+
+def test_a_schedule_of_forward_passes_alone_is_complete() -> None:
+    check([[o for o in ops if o.kind == FORWARD] for ops in gpipe(2, 3)])
