@@ -208,7 +208,7 @@ def prepare(
     node, where the cache is not shared, make it there.
     """
     mib = args.corpus_mib
-    if mib is None and args.model == "tiny":
+    if mib is None and args.model in ("tiny", "mini"):
         mib = TINY_MIB
 
     def make() -> tuple[Corpus, TrainedTokenizer, tuple]:

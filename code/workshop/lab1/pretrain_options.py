@@ -12,8 +12,14 @@ from workshop.training.strategy import WAYS
 
 TOKENIZER_OF_TINY = 1024
 TOKENIZER = 16384
-# Brown et al. 2020 (arXiv:2005.14165), table 2.1, for the two GPT sizes.
-PEAK_LR = {"tiny": 3e-3, "gpt2-small": 6e-4, "gpt-1.3b": 2e-4}
+# Brown et al. 2020 (arXiv:2005.14165), table 2.1, for the larger sizes.
+PEAK_LR = {
+    "tiny": 3e-3,
+    "mini": 3e-3,
+    "gpt2-small": 6e-4,
+    "gpt-1.3b": 2e-4,
+    "gpt-10b": 1e-4,
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -100,12 +106,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--corpus-mib",
         type=float,
-        help="use the first MiB of the corpus; the tiny model takes 1",
+        help="use the first MiB of the corpus; tiny and mini take 1",
     )
     add(
         "--vocabulary",
         type=int,
-        help=f"tokenizer entries, {TOKENIZER_OF_TINY} for tiny and "
+        help=f"tokenizer entries, {TOKENIZER_OF_TINY} for tiny and mini, "
         f"{TOKENIZER} for the others",
     )
     add("--checkpoint", metavar="DIR", help="folder for checkpoints")
@@ -140,8 +146,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if args.lr is None:
         args.lr = PEAK_LR[args.model]
     if args.vocabulary is None:
-        tiny = args.model == "tiny"
-        args.vocabulary = TOKENIZER_OF_TINY if tiny else TOKENIZER
+        small = CONFIGS[args.model].vocabulary <= TOKENIZER_OF_TINY
+        args.vocabulary = TOKENIZER_OF_TINY if small else TOKENIZER
     _check(args)
     return args
 

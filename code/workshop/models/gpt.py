@@ -40,8 +40,10 @@ class GPTConfig:
 
 CONFIGS = {
     "tiny": GPTConfig(2, 64, 2, 64, 1024),
+    "mini": GPTConfig(8, 64, 4, 64, 1024),
     "gpt2-small": GPTConfig(12, 768, 12, 1024, 50304),
     "gpt-1.3b": GPTConfig(24, 2048, 16, 1024, 50304),
+    "gpt-10b": GPTConfig(48, 4096, 32, 1024, 50304),
 }
 
 
@@ -83,7 +85,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, s, h) to (b, s, h)."""
         qkv = self.qkv(x).unflatten(-1, (3, -1, self.head_size))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        # Split before the heads are moved forward: backward then stacks the
+        # three gradients where qkv wants them, in one pass.
+        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.output(y.transpose(1, 2).flatten(-2))
 

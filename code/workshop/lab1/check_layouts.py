@@ -1,0 +1,217 @@
+"""torchrun --standalone --nproc-per-node 4 -m workshop.lab1.check_layouts
+
+Trains a small GPT in float64 in every layout that the ranks allow and
+compares loss, gradient norm and every gradient with the dense model, which
+each rank trains by itself beside it. It says nothing about speed.
+"""
+
+import argparse
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from workshop import collectives
+from workshop.errors import UserError
+from workshop.groups import ParallelDims, make_groups
+from workshop.models.gpt import GPT, GPTConfig
+from workshop.parallel.tensor_parallel import PLAN, shard_tensor
+from workshop.training.hybrid import Strategy, make_strategy
+from workshop.training.launch import Job, launched, together
+from workshop.training.layout import Layout
+from workshop.training.metrics import MetricsWriter, metrics_path
+from workshop.training.step import training_step
+
+# An odd vocabulary, which tensor parallelism has to pad.
+CONFIG = GPTConfig(layers=4, hidden=32, heads=4, sequence=16, vocabulary=509)
+MICRO_BATCH, NUM_MICROBATCHES, SEED, RATE = 2, 4, 1, 0.1
+Batch = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a rank saw in one layout, against the dense model.
+
+    `error` is the largest relative error of a gradient's norm-wise
+    difference over all parameters and steps; `sent` the bytes of a step.
+    """
+
+    loss: float
+    norm: float
+    loss_error: float
+    norm_error: float
+    error: float
+    sent: float
+
+
+def parse() -> argparse.Namespace:
+    """Return the arguments."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[2])
+    add = parser.add_argument
+    add("--steps", type=int, default=3, help="updates in each layout")
+    args = parser.parse_args()
+    if args.steps < 1:
+        raise UserError(f"--steps {args.steps} is too small: give 1 or more")
+    return args
+
+
+def layouts(world: int) -> list[tuple[ParallelDims, Layout]]:
+    """Return every dp × tp × pp of `world` ranks that divides the model.
+
+    A pipeline appears once for each schedule, tensor parallelism with and
+    without sequence parallelism.
+    """
+    found = []
+    for tp in divisors(world):
+        for pp in divisors(world // tp):
+            if CONFIG.heads % tp or CONFIG.layers % pp:
+                continue
+            dims = ParallelDims.for_world(world, tp, pp)
+            orders = [("1f1b", 1)]
+            if pp > 1:
+                orders.append(("gpipe", 1))
+            if pp > 1 and CONFIG.layers % (2 * pp) == 0:
+                orders.append(("interleaved", 2))
+            for schedule, v in orders:
+                for split in (False, True) if tp > 1 else (False,):
+                    layout = Layout(
+                        tp, pp, split, schedule, v, bucket_mib=0.01
+                    )
+                    found.append((dims, layout))
+    return found
+
+
+def divisors(number: int) -> list[int]:
+    """Return the divisors of a number, the smallest first."""
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def name_of(dims: ParallelDims, layout: Layout) -> str:
+    """Return a layout's name, as tables show it."""
+    parts = [
+        f"{axis}{size}"
+        for axis, size in (("tp", dims.tp), ("pp", dims.pp), ("dp", dims.dp))
+        if size > 1
+    ]
+    name = " × ".join(parts) or "one rank"
+    if layout.sequence_parallel:
+        name += ", sequence parallel"
+    if dims.pp > 1:
+        name += f", {layout.schedule}"
+    return name
+
+
+def batch(step: int, copies: int) -> list[Batch]:
+    """Return the micro-batches of a step, for each data parallel index."""
+    generator = torch.Generator().manual_seed(step)
+    size = (MICRO_BATCH, CONFIG.sequence + 1)
+    draws = [
+        [
+            torch.randint(CONFIG.vocabulary, size, generator=generator)
+            for _ in range(NUM_MICROBATCHES)
+        ]
+        for _ in range(copies)
+    ]
+    return [[(x[:, :-1], x[:, 1:]) for x in micro] for micro in draws]
+
+
+def dense() -> GPT:
+    """Return the dense model, with the same weights on every rank."""
+    torch.manual_seed(SEED)
+    return GPT(CONFIG).double()
+
+
+def train(dims: ParallelDims, layout: Layout, steps: int) -> Result:
+    """Train in a layout and densely, step by step, and compare."""
+    groups = make_groups(dims)
+    strategy = make_strategy(
+        dense(), layout, groups, MICRO_BATCH, NUM_MICROBATCHES
+    )
+    mine = torch.optim.SGD(strategy.parameters, lr=RATE, fused=True)
+    reference = dense()
+    theirs = torch.optim.SGD(reference.parameters(), lr=RATE)
+    losses, norms, errors = [], [], []
+    for step in range(steps):
+        parts = batch(step, dims.dp)
+        theirs.zero_grad()
+        pairs = [pair for part in parts for pair in part]
+        whole = [torch.cat(x) for x in zip(*pairs, strict=True)]
+        loss = reference(*whole)
+        loss.backward()
+        norm = torch.linalg.vector_norm(
+            torch.cat([p.grad.flatten() for p in reference.parameters()])
+        )
+        with collectives.count() as ledger:
+            report = training_step(
+                strategy, mine, parts[groups.at.dp], clip=0, bf16=False
+            )
+        losses.append((report[0].item(), loss.item()))
+        norms.append((report[1].item(), norm.item()))
+        errors.append(worst(strategy, reference, groups.at.tp, dims.tp))
+        theirs.step()
+    return Result(
+        losses[-1][0],
+        norms[-1][0],
+        max(abs(got / due - 1) for got, due in losses),
+        max(abs(got / due - 1) for got, due in norms),
+        max(errors),
+        ledger.bytes_sent,
+    )
+
+
+def worst(strategy: Strategy, reference: GPT, rank: int, size: int) -> float:
+    """Return the largest relative error of a gradient that this rank has."""
+    errors = []
+    for name, parameter in strategy.named_parameters():
+        whole = reference.get_parameter(name).grad
+        due = shard_tensor(name, whole, PLAN, rank, size)
+        # A part can be all padding: then the error is absolute.
+        scale = due.norm().item() or 1.0
+        errors.append((parameter.grad - due).norm().item() / scale)
+    return max(errors)
+
+
+def main() -> None:
+    """Check one layout after another and write what was found."""
+    with launched() as job:
+        args = together(parse)
+        path = metrics_path(None) if job.first else None
+        with together(lambda: MetricsWriter(path)) as writer:
+            writer.meta(
+                world_size=job.world_size,
+                steps=args.steps,
+                seed=SEED,
+                corpus_sha256=None,
+                tokenizer_sha256=None,
+                num_microbatches=NUM_MICROBATCHES,
+                micro_batch=MICRO_BATCH,
+            )
+            for dims, layout in layouts(job.world_size):
+                mine = train(dims, layout, args.steps)
+                report(job, writer, name_of(dims, layout), mine)
+
+
+def report(job: Job, writer: MetricsWriter, name: str, mine: Result) -> None:
+    """Write a layout's measures; of errors and bytes the largest rank's."""
+    ranks: list = [None] * job.world_size
+    dist.all_gather_object(ranks, mine)
+    sent = max(result.sent for result in ranks)
+    error = max(result.error for result in ranks)
+    measure = writer.measure
+    measure("loss", mine.loss, "nats/token", layout=name)
+    measure("grad_norm", mine.norm, "", layout=name)
+    measure("loss_error", max(r.loss_error for r in ranks), "", layout=name)
+    measure("norm_error", max(r.norm_error for r in ranks), "", layout=name)
+    measure("gradient_error", error, "", layout=name)
+    measure("bytes_sent", sent, "B", layout=name)
+    if job.first:
+        print(
+            f"{name:40s} | loss {mine.loss:.9f} | grad_norm {mine.norm:.9f} "
+            f"| gradients off by {error:.1e} | {sent:9,.0f} bytes sent",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
