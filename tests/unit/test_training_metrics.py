@@ -2,8 +2,12 @@
 
 import json
 import re
+import sys
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import (
+    EventAccumulator,
+)
 
 from workshop.errors import UserError
 from workshop.training.metrics import (
@@ -121,3 +125,57 @@ def test_the_argument_wins_over_the_launch_variable(monkeypatch):
     assert metrics_path(None) == "from-variable"
     monkeypatch.delenv("WORKSHOP_METRICS")
     assert metrics_path(None) is None
+
+
+def scalars(folder):
+    """Read event files as TensorBoard does: tag -> [(step, value)]."""
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    return {
+        tag: [(e.step, e.value) for e in found.Scalars(tag)]
+        for tag in found.Tags()["scalars"]
+    }
+
+
+def test_tensorboard_reads_losses_and_speeds_back(tmp_path):
+    with MetricsWriter(None, tensorboard=tmp_path / "events") as writer:
+        writer.meta(seed=1)
+        for step in (1, 2, 3):
+            writer.step(**{**STEP, "step": step, "loss": 4.0 / step})
+        writer.step(**{**STEP, "step": 4, "mfu": None, "loss": 0.5})
+        writer.measure("held_out_loss", 2.5, "nats/token", step=3)
+        writer.measure("all_reduce_time", 9.0, "us", bytes=1024)
+    found = scalars(tmp_path / "events")
+    losses = [(1, 4.0), (2, 2.0), (3, pytest.approx(4 / 3)), (4, 0.5)]
+    assert found["loss/training"] == losses
+    assert found["loss/held-out"] == [(3, 2.5)]
+    assert found["speed/tokens per s"][0] == (1, pytest.approx(123456.4))
+    assert [step for step, _ in found["speed/MFU"]] == [1, 2, 3]
+    assert set(found) == {
+        "loss/training", "loss/held-out", "gradient norm",
+        "speed/tokens per s", "speed/MFU", "memory (GiB)",
+    }  # fmt: skip
+
+
+def test_a_resumed_run_replaces_what_tensorboard_had(tmp_path):
+    for start, loss in ((0, 4.0), (2, 1.0)):
+        with MetricsWriter(None, start, tmp_path) as writer:
+            for step in range(start + 1, 5):
+                writer.step(step=step, loss=loss)
+    assert scalars(tmp_path)["loss/training"] == [
+        (1, 4.0), (2, 4.0), (3, 1.0), (4, 1.0),
+    ]  # fmt: skip
+
+
+def test_without_tensorboard_there_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="pip install tensorboard"):
+        MetricsWriter(None, tensorboard=tmp_path / "events")
+    assert not (tmp_path / "events").exists()
+    MetricsWriter(tmp_path / "metrics.jsonl").close()
+
+
+def test_an_unwritable_tensorboard_folder_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="name another folder"):
+        MetricsWriter(None, tensorboard=tmp_path / "file" / "events")

@@ -68,18 +68,19 @@ def pack(
         marks += [_mark(r.name, (r.begin, r.end), window) for r in named]
     marks += _counter(memory)
     packed, shortest = _packed(marks + work), 0.0
-    for shortest in SHORTEST_US:
+    for least in SHORTEST_US:
         if len(packed) <= LIMIT_BYTES:
-            break
+            return packed, shortest
+        shortest = least
         work = [_bare(e) for e in work if e["dur"] >= shortest]
         packed = _packed(marks + work)
-    if len(packed) > LIMIT_BYTES:
-        raise UserError(
-            f"one step of the profile takes {len(packed)} bytes even "
-            f"without what ends in {shortest:g} µs, over the limit of "
-            f"{LIMIT_BYTES} for a record: profile a shorter step"
-        )
-    return packed, shortest
+    if len(packed) <= LIMIT_BYTES:
+        return packed, shortest
+    raise UserError(
+        f"one step of the profile takes {len(packed)} bytes even without "
+        f"what ends in {shortest:g} µs, over the limit of {LIMIT_BYTES} for "
+        "a record: profile a shorter step"
+    )
 
 
 def _one_step(
