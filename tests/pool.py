@@ -257,3 +257,10 @@ def pool4() -> Iterator[Pool]:
     """Four ranks for the session."""
     with Pool(4) as pool:
         yield pool
+
+
+@pytest.fixture(scope="module")
+def pool8() -> Iterator[Pool]:
+    """Eight ranks for one module: few tests need them."""
+    with Pool(8) as pool:
+        yield pool

@@ -1,0 +1,234 @@
+"""A hybrid training on a rank, and the dense one that it must equal.
+
+A `Case` says how a small GPT is trained and over which layout. `train_rank`
+trains it on a rank by the workshop's own training step, `train_dense` the
+same global batch at once by a plain loop. `assemble` puts the ranks' shards
+together, and refuses copies that are not equal.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from training_cases import groups_of
+
+from workshop.groups import Coordinate, ParallelDims
+from workshop.models.gpt import GPT, GPTConfig
+from workshop.parallel.tensor_parallel import PLAN, unshard_tensor
+from workshop.training.clipping import EPSILON
+from workshop.training.hybrid import Strategy, make_strategy
+from workshop.training.layout import Layout
+from workshop.training.optimizer import make_optimizer
+from workshop.training.step import training_step
+
+CONFIG = GPTConfig(layers=4, hidden=16, heads=4, sequence=8, vocabulary=37)
+SEQUENCES, STEPS, SEED, RATE = 16, 2, 100, 0.5
+PLAIN = Layout()
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training of `SEQUENCES` sequences a step, in one layout.
+
+    `awkward` leaves biases out and freezes the position embedding. `plant`
+    changes a strategy on its rank before it is used.
+    """
+
+    layout: Layout = PLAIN
+    num_microbatches: int = 1
+    optimizer: str = "sgd"
+    clip: float = 0.0
+    awkward: bool = False
+    compiled: bool = False
+    plant: Callable[[Strategy], None] | None = field(
+        default=None, compare=False
+    )
+
+    def __str__(self) -> str:
+        layout = self.layout
+        return (
+            f"tp{layout.tensor} pp{layout.pipeline} {layout.schedule} "
+            f"v{layout.virtual_stages} m{self.num_microbatches} "
+            f"{'sp ' * layout.sequence_parallel}{layout.data_parallel} "
+            f"{self.optimizer} clip {self.clip:g}"
+            f"{' awkward' * self.awkward}{' compiled' * self.compiled}"
+        )
+
+    @property
+    def config(self) -> GPTConfig:
+        """The sizes of the model."""
+        return replace(CONFIG, bias=not self.awkward)
+
+    @property
+    def dense(self) -> "Case":
+        """The training that this one must equal, in no layout at all."""
+        return Case(
+            optimizer=self.optimizer, clip=self.clip, awkward=self.awkward
+        )
+
+    def model(self) -> GPT:
+        """Return the dense model, equal on every rank."""
+        torch.manual_seed(SEED)
+        model = GPT(self.config).double()
+        model.embedding.position.weight.requires_grad_(not self.awkward)
+        return model
+
+    def optimize(self, parts: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimizer; SGD shows a wrong scale, AdamW hides it."""
+        if self.optimizer == "adamw":
+            return make_optimizer(parts, RATE / 100)
+        trainable = [p for p in parts.parameters() if p.requires_grad]
+        return torch.optim.SGD(trainable, lr=RATE, fused=True)
+
+
+@dataclass
+class Training:
+    """What a training left: by step, and its weights at the end.
+
+    Tensors are under their dense names; a rank has its parts of them, and
+    the copy of the tied embedding under a name of its own.
+    """
+
+    reports: list[list[float]]
+    gradients: list[dict[str, Tensor]]
+    weights: dict[str, Tensor]
+
+
+def batch(step: int) -> Tensor:
+    """Return the tokens of a step, (SEQUENCES, s + 1)."""
+    generator = torch.Generator().manual_seed(step)
+    size = (SEQUENCES, CONFIG.sequence + 1)
+    return torch.randint(CONFIG.vocabulary, size, generator=generator)
+
+
+@cache
+def train_dense(case: Case) -> Training:
+    """Train on the whole batch at once, with no group in sight."""
+    model = case.model()
+    optimizer = case.optimize(model)
+    reports, gradients = [], []
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        tokens = batch(step)
+        loss = model(tokens[:, :-1], tokens[:, 1:])
+        loss.backward()
+        grads = {n: p.grad for n, p in model.named_parameters()}
+        grads = {n: g for n, g in grads.items() if g is not None}
+        norm = torch.cat([g.flatten() for g in grads.values()]).norm()
+        if case.clip:
+            # A fused optimizer takes the divisor in float32.
+            scale = ((norm + EPSILON) / case.clip).clamp(min=1).float()
+            for gradient in grads.values():
+                gradient /= scale.double()
+        reports.append([loss.item(), norm.item()])
+        gradients.append({n: g.clone() for n, g in grads.items()})
+        optimizer.step()
+    weights = {n: p.detach() for n, p in model.named_parameters()}
+    return Training(reports, gradients, weights)
+
+
+def train_rank(rank: int, world: int, cases: list[Case]) -> list[Training]:
+    """Train all cases in turn on a rank of the pool."""
+    return [train_case(world, case) for case in cases]
+
+
+def train_case(world: int, case: Case) -> Training:
+    """Train a case on this rank's part of every batch."""
+    layout, m = case.layout, case.num_microbatches
+    dims = layout.dims(world, case.config, m)
+    groups = groups_of(dims)
+    micro_batch = SEQUENCES // (dims.dp * m)
+    strategy = make_strategy(
+        case.model(),
+        layout,
+        groups,
+        micro_batch,
+        m,
+        "eager" if case.compiled else None,
+    )
+    optimizer = case.optimize(nn.ModuleList(strategy.chunks))
+    if case.plant:
+        case.plant(strategy)
+    reports, gradients = [], []
+    for step in range(STEPS):
+        tokens = batch(step).view(m, dims.dp, micro_batch, -1)
+        mine = tokens[:, groups.at.dp]
+        pairs = [(each[:, :-1], each[:, 1:]) for each in mine]
+        report = training_step(
+            strategy, optimizer, pairs, clip=case.clip, bf16=False
+        )
+        reports.append(report.tolist())
+        gradients.append(
+            own(strategy, lambda p: None if p.grad is None else p.grad)
+        )
+    weights = own(strategy, lambda parameter: parameter.detach())
+    if dims.pp > 1:
+        strategy.pipeline.close()
+    return Training(reports, gradients, weights)
+
+
+def own(
+    strategy: Strategy, of: Callable[[nn.Parameter], Tensor | None]
+) -> dict[str, Tensor]:
+    """Return a tensor of each parameter of this rank, by its name."""
+    found = {}
+    for name, parameter in strategy.named_parameters():
+        copy = "copy of " * hasattr(parameter, "tied_copy")
+        if (tensor := of(parameter)) is not None:
+            found[copy + name] = tensor.clone()
+    return found
+
+
+class Unequal(AssertionError):
+    """Ranks that must hold the same do not: the tensor and the ratio."""
+
+    def __init__(self, name: str, ratio: float) -> None:
+        super().__init__(f"copies of {name} differ (ratio {ratio:.6g})")
+        self.ratio = ratio
+
+
+def assemble(
+    dims: ParallelDims, ranks: list[dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Return the dense tensors that all ranks' parts make together.
+
+    Raises:
+        Unequal: of two ranks that hold the same one holds something else.
+    """
+    dense: dict[str, Tensor] = {}
+    for dp in range(dims.dp):
+        for pp in range(dims.pp):
+            at = [Coordinate(pp, dp, tp) for tp in range(dims.tp)]
+            shards = [ranks[dims.rank(each)] for each in at]
+            for name in shards[0]:
+                whole = unshard(
+                    name.removeprefix("copy of "), [s[name] for s in shards]
+                )
+                same(name, whole, dense.setdefault(name, whole))
+    for name in [name for name in dense if name.startswith("copy of ")]:
+        same(name, dense.pop(name), dense[name.removeprefix("copy of ")])
+    return dense
+
+
+def unshard(name: str, shards: list[Tensor]) -> Tensor:
+    """Put shards together; a tensor that is not split must be equal."""
+    if len(shards) == 1:
+        return shards[0]
+    whole = unshard_tensor(name, shards, PLAN, CONFIG.vocabulary)
+    if whole.shape == shards[0].shape:
+        for shard in shards:
+            same(name, shard, whole)
+    return whole
+
+
+def same(name: str, one: Tensor, other: Tensor) -> None:
+    """Refuse two copies that differ by more than float64's rounding."""
+    if not torch.allclose(one, other, rtol=1e-9, atol=1e-12):
+        raise Unequal(name, (one.norm() / other.norm()).item())
+
+
+def names(cases: Iterable[Case]) -> list[str]:
+    """Return what to call cases in a report."""
+    return [str(case) for case in cases]
