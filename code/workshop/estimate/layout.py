@@ -156,3 +156,49 @@ def rank_parameters(model, layout, stage=0):
                 found["tied_copy"] += rows * h
     found["total"] = sum(found.values())
     return found
+
+
+def from_name(name, layers=None, **rest):
+    """Return the layout that a short name means: dp2, tp2sp, pp2cut12...
+
+    dp, tp and pp with their sizes in any order, `sp` for sequence
+    parallelism, and `cut` with the layers of the first stage, of `layers`
+    in all; the other stages share the rest.  `rest` are other arguments of
+    `layout`.
+
+    Raises ValueError for a name that means none.
+    """
+    sizes, text = {}, name
+    while text:
+        for key in ("dp", "tp", "pp", "sp", "cut"):
+            if text.startswith(key) and key not in sizes:
+                break
+        else:
+            raise ValueError(
+                "a layout is named by dp, tp, pp and their sizes, sp and "
+                "cut: " + repr(name) + " is not"
+            )
+        text = text[len(key) :]
+        length = 0
+        while length < len(text) and text[length] in "0123456789":
+            length += 1
+        if (key == "sp") == (length > 0):
+            raise ValueError(
+                "dp, tp, pp and cut need a number and sp has none: "
+                + repr(name)
+            )
+        sizes[key] = int(text[:length]) if length else True
+        text = text[length:]
+    first = sizes.pop("cut", None)
+    sequence_parallel = sizes.pop("sp", False)
+    found = layout(sequence_parallel=sequence_parallel, **sizes, **rest)
+    if first is not None:
+        others = found["pp"] - 1
+        if not others or layers is None or first >= layers:
+            raise ValueError(
+                "cut is for two stages or more, and leaves each some layers"
+            )
+        share, more = divmod(layers - first, others)
+        cut = [share + (1 if i < more else 0) for i in range(others)]
+        found["cut"] = [first] + cut
+    return found

@@ -18,6 +18,10 @@ STATES = {
     "float32": {"weights": 4, "gradients": 4, "optimizer": 8},
 }
 
+# cuBLAS keeps 32 MiB on a Hopper GPU for each thread that multiplies: the
+# one of forward and autograd's.
+LIBRARY = 2 * 32 * 2**20
+
 # Usable memory as the driver reports it, in bytes.
 DEVICES = {"NVIDIA H200": 143771 * 2**20}
 
@@ -60,15 +64,17 @@ def head_bytes(model, layout, element_bytes=2, compiled=True):
     vocabulary of 50,304 the largest tensor of a step.  Compiled, they stay
     in 16 bit, their float32 form exists inside kernels alone, and the
     maximum and the sum of each row are kept; eager, log-softmax keeps a
-    float32 copy.
+    float32 copy.  The vocabulary-parallel cross-entropy keeps 16 bit either
+    way, and one number for each row.
     """
     b, s, h = layout["micro_batch"], model["sequence"], model["hidden"]
     t = layout["tp"]
     whole = t if layout["sequence_parallel"] else 1
     rows = -(-model["vocabulary"] // t)
-    of_logits = element_bytes if compiled else max(4, element_bytes)
+    narrow = compiled or t > 1
+    of_logits = element_bytes if narrow else max(4, element_bytes)
     norm = (2 * b * s * h // whole + 2 * b * s // whole) * element_bytes
-    sums = 8 * b * s if compiled else 0
+    sums = (4 if t > 1 else 8) * b * s if narrow else 0
     return b * s * rows * of_logits + sums + norm
 
 
@@ -76,14 +82,15 @@ def head_workspace(model, layout, element_bytes=2, compiled=True):
     """Return what the head's backward needs beside what was kept.
 
     The gradient of its weight V h / t and of its input.  Compiled, the
-    gradient of the logits takes the logits' own place; eager, it and the
-    gradient that it is computed from are float32 tensors of their own,
-    cast to the weights' type at the end.
+    gradient of the logits takes the logits' own place, and so it does in
+    the vocabulary-parallel cross-entropy; eager, it and the gradient that
+    it is computed from are float32 tensors of their own, cast to the
+    weights' type at the end.
     """
     b, s, h = layout["micro_batch"], model["sequence"], model["hidden"]
     rows = -(-model["vocabulary"] // layout["tp"])
     result = (rows * h + b * s * h) * element_bytes
-    if compiled:
+    if compiled or layout["tp"] > 1:
         return result
     return result + 2 * b * s * rows * max(4, element_bytes)
 
@@ -148,6 +155,7 @@ def rank_bytes(
         "gradients": gradients if live else 0,
     }
     parts.update(kept)
+    parts["workspace"] += LIBRARY
     parts["total"] = sum(parts.values())
     return parts
 
