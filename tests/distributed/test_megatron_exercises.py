@@ -35,7 +35,7 @@ def microbatches(p, v, share):
             exercises.check_qkv_cut,
             by_heads,
             lambda weight, heads, rank, t: weight.chunk(t)[rank],
-            "with 2 ranks the outputs",
+            "with 2 ranks the outputs do not",
         ),
         (
             exercises.check_qkv_cut,

@@ -74,8 +74,8 @@ def check_qkv_cut(
                 found += _partial(dense, rows, x, rank, t)
             if not torch.allclose(found, due):
                 return (
-                    f"Not yet: with {t} ranks the outputs add up to "
-                    "something else than the dense layer's."
+                    f"Not yet: with {t} ranks the outputs do not add up to "
+                    "those of the dense layer."
                 )
     return RIGHT
 
