@@ -129,6 +129,25 @@ def test_a_group_without_time_is_not_drawn(run):
     assert set(figures.GROUP_COLOURS) == set(GROUPS)
 
 
+def test_the_layouts_of_one_run_are_compared(tmp_path):
+    made = Fabricated(tmp_path)
+    with pytest.raises(UserError, match="no profiles in folders"):
+        figures.layouts(made)
+    for name, exposed in (("tp2", 10.0), ("dp2", 60.0)):
+        folder = tmp_path / "artifacts" / name
+        folder.mkdir(parents=True)
+        both = [rank(exposed=exposed), rank(exposed=exposed)]
+        text = json.dumps({"pipeline": None, "ranks": both})
+        (folder / "profile.json").write_text(text)
+    (axis,) = figures.layouts(made).axes
+    assert [t.get_text() for t in axis.get_yticklabels()] == [
+        "dp2\nrank 0", "dp2\nrank 1", "tp2\nrank 0", "tp2\nrank 1",
+    ]  # fmt: skip
+    assert [t.get_text() for t in axis.texts] == ["150", "150", "100", "100"]
+    groups = figures.layout_groups(made).axes[0].containers
+    assert [c.get_label() for c in groups] == list(GROUPS[1:])
+
+
 def test_a_profile_of_one_rank_alone_is_drawn_too(run, tmp_path):
     made = run(rank())
     alone = {

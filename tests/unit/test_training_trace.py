@@ -4,6 +4,7 @@ import gzip
 import json
 
 import pytest
+
 from workshop.errors import UserError
 from workshop.training.intervals import intersection, length, union
 from workshop.training.metrics import MetricsWriter
@@ -147,6 +148,22 @@ def test_packing_beside_nccl_is_no_compute_and_hides_nothing(trace):
     )
     assert found["compute_ms"] == 0.5
     assert found["overlap_fraction"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ALL_REDUCE,
+        "void (anonymous namespace)::two_shot_all_reduce_kernel<bf16, 8>()",
+        "c10d::symmetric_memory::barrier_kernel(unsigned int**, int)",
+    ],
+)
+def test_communication_on_the_compute_stream_is_no_compute(trace, name):
+    found = summarise_trace(
+        trace(event("gemm", 0, 600, COMPUTE), event(name, 600, 1000, COMPUTE))
+    )
+    assert found["compute_ms"] == pytest.approx(0.6)
+    assert found["exposed_communication_ms"] == pytest.approx(0.4)
 
 
 def test_steps_are_taken_apart_and_summed_up_by_the_median(trace):

@@ -5,7 +5,6 @@ artifacts: of all ranks (`RankProfile`) or of one (`StepTrace`).
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -14,6 +13,13 @@ from matplotlib.figure import Figure
 from workshop.errors import UserError
 from workshop.notebook import style
 from workshop.notebook.figures import Record
+from workshop.notebook.profile_bars import (
+    GROUP_COLOURS,
+    PARTS,
+    bars,
+    groups,
+    parts,
+)
 
 PROFILE = "artifacts/profile.json"
 KINDS = {
@@ -23,25 +29,8 @@ KINDS = {
 }
 PASSES = {"F": style.GREEN, "B": style.PURPLE}
 PASS_NAMES = {"F": "forward", "B": "backward"}
-PARTS = {
-    "compute": style.COMPUTE,
-    "exposed communication": style.COMMUNICATION,
-    "copies and the rest": style.GREEN,
-    "idle": style.OTHER,
-}
-GROUP_COLOURS = {
-    "matrix products": style.BLUE,
-    "attention": style.GREEN,
-    "LayerNorm": style.PURPLE,
-    "elementwise": style.OTHER,
-    "optimizer": style.RED,
-    "communication": style.COMMUNICATION,
-    "copies": style.OTHER,
-}
-HATCHED = "copies"
 READABLE = 0.018
 """The least part of the width that a micro-batch's number needs."""
-NOTHING_MS = 1e-6
 
 
 def ranks_of(run: Record, artifact: str = PROFILE) -> list[dict]:
@@ -198,19 +187,11 @@ def memory(*runs: Record, artifact: str = PROFILE) -> Figure:
     return figure
 
 
-def parts(rank: dict) -> dict[str, float]:
-    """Return the ms of `PARTS` of a rank's step, which add up to it."""
-    compute, exposed = rank["compute_ms"], rank["exposed_communication_ms"]
-    idle = rank["idle_ms"]
-    rest = max(0.0, rank["step_ms"] - compute - exposed - idle)
-    return dict(zip(PARTS, (compute, exposed, rest, idle), strict=True))
-
-
 def before_after(
     run_a: Record, run_b: Record, artifact: str = PROFILE
 ) -> Figure:
     """Draw what a step of two runs is made of: every rank a bar."""
-    return _bars((run_a, run_b), artifact, parts, PARTS)
+    return bars(_rows((run_a, run_b), artifact), parts, PARTS)
 
 
 def kernel_groups(*runs: Record, artifact: str = PROFILE) -> Figure:
@@ -219,53 +200,44 @@ def kernel_groups(*runs: Record, artifact: str = PROFILE) -> Figure:
     Computation on several streams adds up and communication may run beside
     it, so that a bar may be longer than the step.
     """
-    return _bars(runs, artifact, lambda rank: rank["groups"], GROUP_COLOURS)
+    return bars(_rows(runs, artifact), groups, GROUP_COLOURS)
 
 
-def _bars(
-    runs: tuple[Record, ...],
-    artifact: str,
-    split: Callable[[dict], dict[str, float]],
-    colours: dict[str, str],
-) -> Figure:
-    found = [
-        (f"{run.name.rpartition('/')[2]}\nrank {place}", split(rank))
+def layouts(run: Record) -> Figure:
+    """Draw `before_after` for the profiles of one run, a folder each."""
+    return bars(_folders(run), parts, PARTS)
+
+
+def layout_groups(run: Record) -> Figure:
+    """Draw `kernel_groups` for the profiles of one run, a folder each."""
+    return bars(_folders(run), groups, GROUP_COLOURS)
+
+
+def _rows(runs: tuple[Record, ...], artifact: str) -> list[tuple[str, dict]]:
+    return [
+        (f"{run.name.rpartition('/')[2]}\nrank {place}", rank)
         for run in runs
         for place, rank in enumerate(ranks_of(run, artifact))
     ]
-    height = 1.4 + 0.5 * len(found)
-    with style.drawing(width=8.0, height=height) as (figure, (axis,)):
-        left = [0.0] * len(found)
-        for part, colour in colours.items():
-            widths = [times[part] for _, times in found]
-            if max(widths) < NOTHING_MS:
-                continue
-            hatch = "///" if part == HATCHED else None
-            axis.barh(
-                range(len(found)),
-                widths,
-                left=left,
-                height=0.62,
-                label=part,
-                facecolor="none" if hatch else colour,
-                edgecolor=colour,
-                hatch=hatch,
-                linewidth=0.8,
-            )
-            left = [a + b for a, b in zip(left, widths, strict=True)]
-        for row, total in enumerate(left):
-            axis.annotate(
-                f"{total:.0f}" if total >= 10 else f"{total:.2g}",
-                (total, row),
-                xytext=(5, 0),
-                textcoords="offset points",
-                va="center",
-            )
-        axis.set_yticks(range(len(found)), [name for name, _ in found])
-        axis.invert_yaxis()
-        axis.grid(False, axis="y")
-        axis.set_axisbelow(True)
-        axis.margins(x=0.09)
-        axis.set_xlabel("time in the step (ms)")
-        axis.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=4)
-    return figure
+
+
+def _folders(run: Record) -> list[tuple[str, dict]]:
+    """Return each rank of each `artifacts/NAME/profile.json`, by name.
+
+    Raises:
+        UserError: the run has none.
+    """
+    root = Path(run.folder)
+    found = [
+        (f"{path.parent.name}\nrank {place}", rank)
+        for path in sorted(root.glob("artifacts/*/profile.json"))
+        for place, rank in enumerate(
+            ranks_of(run, str(path.relative_to(root)))
+        )
+    ]
+    if not found:
+        raise UserError(
+            f"the run {run.name} has no profiles in folders of its "
+            "artifacts: record it again with --profile"
+        )
+    return found

@@ -6,6 +6,7 @@ Times are in µs of the trace's clock.
 
 import gzip
 import json
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from workshop.errors import UserError
 from workshop.training.intervals import Interval
 
 GPU = {"kernel", "gpu_memcpy", "gpu_memset"}
-NCCL = "nccl"
+# NCCL's kernels, and those of torch's symmetric memory.
+_TALKING = re.compile(r"^nccl|symmetric_memory::|_shot_all_reduce|^multimem")
 STEP = "ProfilerStep#"
 
 Stream = tuple[int, int]
@@ -84,12 +86,13 @@ def load(path: str | Path) -> dict:
 def activities(events: list[dict]) -> list[Activity]:
     """Return what the GPUs did, in order of time, sorted into kinds.
 
-    The compute stream of a device is the one with the most kernel time
-    that is not NCCL's; its kernels are compute.  Another stream that moves
-    data between GPUs (NCCL, copies to a peer or inside device memory) is a
-    communication stream: what packs, waits and averages there belongs to
-    the communication.  What else runs beside is "other", so it hides no
-    communication and is not called compute.
+    NCCL's kernels and those of torch's symmetric memory are communication
+    anywhere.  The compute stream of a device is the one with the most time
+    in other kernels, which are compute.  Another stream that moves data
+    between GPUs (by such kernels, by copies to a peer or inside device
+    memory) is a communication stream: what packs, waits and averages there
+    belongs to the communication.  What else runs beside is "other", so it
+    hides no communication and is not called compute.
     """
     gpu = [e for e in events if e.get("ph") == "X" and e.get("cat") in GPU]
     compute = compute_streams(gpu)
@@ -109,7 +112,7 @@ def activities(events: list[dict]) -> list[Activity]:
 
 
 def compute_streams(events: list[dict]) -> set[Stream]:
-    """Return each device's stream with the most kernel time not NCCL's."""
+    """Return each device's stream that computes the most."""
     busy: dict[Stream, float] = defaultdict(float)
     for event in events:
         if event.get("cat") == "kernel" and not _certain(event):
@@ -125,7 +128,7 @@ def compute_streams(events: list[dict]) -> set[Stream]:
 def _certain(event: dict) -> bool:
     """True for what can only be communication."""
     if event["cat"] == "kernel":
-        return event["name"].startswith(NCCL)
+        return bool(_TALKING.search(event["name"]))
     return event["name"].startswith("Memcpy PtoP")
 
 
