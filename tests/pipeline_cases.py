@@ -5,7 +5,7 @@
 `CHECKS`. The planted bugs go through the very same `verify`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -197,7 +197,7 @@ def check_traffic(case: Case, dense: Step, ranks: list[Step]) -> None:
         raise Mismatch("traffic", ratio, f"{len(sent)} messages were sent")
 
 
-CHECKS = (check_loss, check_gradients, check_trace, check_traffic)
+CHECKS = (check_gradients, check_loss, check_trace, check_traffic)
 
 
 def verify(pool: Pool, cases: list[Case]) -> None:
@@ -207,9 +207,12 @@ def verify(pool: Pool, cases: list[Case]) -> None:
         Mismatch: from the first check that fails.
         RankError: a rank raised, died or hung.
     """
-    answers = pool.run(train_rank, cases)
-    for number, case in enumerate(cases):
-        for check in CHECKS:
-            check(
-                case, train_dense(case), [steps[number] for steps in answers]
-            )
+    by_rank = pool.run(train_rank, cases)
+    for case, ranks in zip(cases, zip(*by_rank, strict=True), strict=True):
+        compare_steps(case, ranks)
+
+
+def compare_steps(case: Case, ranks: Sequence[Step]) -> None:
+    """Run the checks of one case, as `verify` does."""
+    for check in CHECKS:
+        check(case, train_dense(case), list(ranks))

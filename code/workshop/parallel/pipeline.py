@@ -32,19 +32,18 @@ from workshop.errors import UserError
 from workshop.parallel.pipeline_channels import Channels
 from workshop.parallel.pipeline_clock import PipelineClock
 from workshop.parallel.pipeline_mailbox import Mailbox
+from workshop.parallel.pipeline_plan import Plan, forward_only
 from workshop.parallel.pipeline_schedule import (
-    BACKWARD,
     FORWARD,
     Operation,
     Schedule,
-    check,
-    chunks_of,
 )
-from workshop.parallel.pipeline_simulator import Deadlock, early_arrivals
 from workshop.parallel.pipeline_stages import Stage
 from workshop.parallel.pipeline_timeline import Timed
 
 MicroBatches = list[tuple[Tensor, Tensor]]
+
+TRAINING, EVALUATION = "training", "evaluation"
 
 
 class Pipeline:
@@ -86,40 +85,30 @@ class Pipeline:
         timeout: float | None = None,
         align: bool = False,
     ) -> None:
-        check(schedule)
-        self.chunks, self.schedule, self.group = chunks, schedule, group
-        self.shape, self.blocking, self.align = shape, blocking, align
+        self.chunks, self.group, self.shape = chunks, group, shape
+        self.blocking, self.align = blocking, align
         self.rank, self.p, self.v = group.rank(), group.size(), len(chunks)
-        if (len(schedule), chunks_of(schedule)) != (self.p, self.v):
-            raise UserError(
-                f"the schedule is for {len(schedule)} ranks with "
-                f"{chunks_of(schedule)} chunks each and the pipeline has "
-                f"{self.p} with {self.v}: make the schedule for these"
-            )
-        self.evaluation = [
-            [o for o in operations if o.kind == FORWARD]
-            for operations in schedule
-        ]
-        self.num_microbatches = len(self.evaluation[0]) // self.v
-        self.last_backward = {
-            o.chunk: o for o in schedule[self.rank] if o.kind == BACKWARD
-        }
-        try:
-            self.early = {
-                True: early_arrivals(schedule, self.rank),
-                False: early_arrivals(self.evaluation, self.rank),
-            }
-        except Deadlock as deadlock:
-            raise UserError(
-                f"the pipeline schedule can never finish ({deadlock}): "
-                "change the order of its operations"
-            ) from None
-        self.warm: set[bool] = set()
+        self.reorder(schedule)
+        # The first step of either kind compiles and tunes kernels.
+        self.warm: set[str] = set()
         parameter = next(chunks[0].parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self.channels = None
         if self.p > 1:
             self.channels = Channels(group, self.v, self.device, timeout)
+
+    def reorder(self, schedule: Schedule) -> None:
+        """Run another schedule from now on, with other micro-batches or not.
+
+        Stages and connections stay. Raises `UserError` as the constructor
+        does.
+        """
+        self.plans = {
+            TRAINING: Plan(schedule, self.rank, self.p, self.v),
+            EVALUATION: Plan(
+                forward_only(schedule), self.rank, self.p, self.v
+            ),
+        }
 
     def forward_backward(
         self, micro_batches: MicroBatches, bf16: bool = False
@@ -139,7 +128,7 @@ class Pipeline:
             UserError: another number of micro-batches than the schedule's.
             PipelineStuck: a message did not arrive in time.
         """
-        return self._run(self.schedule, micro_batches, bf16)
+        return self._run(TRAINING, micro_batches, bf16)
 
     @torch.no_grad()
     def forward(
@@ -149,7 +138,7 @@ class Pipeline:
 
         The arguments and the errors are those of `forward_backward`.
         """
-        return self._run(self.evaluation, micro_batches, bf16)
+        return self._run(EVALUATION, micro_batches, bf16)
 
     def finish_gradients(self) -> None:
         """Sum the tied embedding's gradient over first and last stage.
@@ -176,15 +165,17 @@ class Pipeline:
             self.channels.close()
 
     def _run(
-        self, schedule: Schedule, micro_batches: MicroBatches, bf16: bool
+        self, kind: str, micro_batches: MicroBatches, bf16: bool
     ) -> Tensor:
-        if len(micro_batches) != self.num_microbatches:
+        plan = self.plans[kind]
+        if len(micro_batches) != plan.num_microbatches:
             raise UserError(
                 f"{len(micro_batches)} micro-batches came and the schedule "
-                f"is for {self.num_microbatches}: make the schedule for as "
+                f"is for {plan.num_microbatches}: make the schedule for as "
                 "many as a step has"
             )
         self.micro_batches, self.bf16 = micro_batches, bf16
+        self.share = 1 / plan.num_microbatches
         dtype = torch.bfloat16 if bf16 else self.dtype
         # A loss is never narrower than float32, whatever the weights are.
         self.loss = torch.zeros(
@@ -198,19 +189,18 @@ class Pipeline:
             self.device, self.group if self.align else None
         )
         mail = Mailbox(
-            schedule,
-            self.rank,
+            plan,
             self.channels,
             self.shape,
             dtype,
             self.device,
             self.blocking,
         )
-        early = self._early(schedule)
-        operations = schedule[self.rank]
+        ahead = kind in self.warm and not self.blocking
+        operations = plan.operations
         mail.expect(operations[0])
         for operation, following in zip_longest(operations, operations[1:]):
-            if following in early:
+            if ahead and following in plan.early:
                 mail.expect(following)
             mail.put(operation, self._execute(operation, mail))
             if following:
@@ -220,13 +210,8 @@ class Pipeline:
         mail.flush()
         if self.p > 1:
             collectives.broadcast(self.loss, self.group, source=self.p - 1)
+        self.warm.add(kind)
         return self.loss
-
-    def _early(self, schedule: Schedule) -> set[Operation]:
-        """Return the operations whose receives are posted one early."""
-        training = schedule is self.schedule
-        first, _ = training not in self.warm, self.warm.add(training)
-        return set() if first or self.blocking else self.early[training]
 
     def _execute(self, operation: Operation, mail: Mailbox) -> Tensor | None:
         """Run an operation once its input has come; return its result."""
@@ -253,7 +238,7 @@ class Pipeline:
                 tokens if x is None else x, targets if last else None
             )
             if last:
-                result = result * (1 / self.num_microbatches)
+                result = result * self.share
         if last:
             self.loss += result.detach()
         if training:
@@ -276,7 +261,8 @@ class Pipeline:
 
     def _syncing(self, operation: Operation) -> AbstractContextManager:
         chunk = self.chunks[operation.chunk]
-        if operation == self.last_backward[operation.chunk]:
+        last = self.plans[TRAINING].last_backward
+        if operation == last[operation.chunk]:
             return nullcontext()
         return chunk.no_sync() if hasattr(chunk, "no_sync") else nullcontext()
 

@@ -14,8 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from workshop.parallel.pipeline_channels import Channels
-from workshop.parallel.pipeline_messages import Message, route_of
-from workshop.parallel.pipeline_schedule import Operation, Schedule
+from workshop.parallel.pipeline_messages import Message
+from workshop.parallel.pipeline_plan import Plan
+from workshop.parallel.pipeline_schedule import Operation
 from workshop.parallel.pipeline_simulator import Deadlock, simulate
 
 
@@ -27,8 +28,7 @@ class Mailbox:
     """Send and receive what the operations of this rank hand over.
 
     Args:
-        schedule: of all ranks; who sends what follows from it.
-        rank: this rank within the pipeline.
+        plan: of this rank.
         channels: the communicators.
         shape: of every message.
         dtype: of every message.
@@ -38,20 +38,18 @@ class Mailbox:
 
     def __init__(
         self,
-        schedule: Schedule,
-        rank: int,
+        plan: Plan,
         channels: Channels,
         shape: tuple[int, ...],
         dtype: torch.dtype,
         device: torch.device,
         blocking: bool = False,
     ) -> None:
-        self.schedule, self.rank, self.channels = schedule, rank, channels
-        self.blocking = blocking
-        self.route = route_of(schedule)
+        self.plan, self.channels, self.blocking = plan, channels, blocking
+        self.rank, self.route = plan.rank, plan.route
         self.buffer = {"size": shape, "dtype": dtype, "device": device}
         self.due: dict[tuple, deque[Message]] = defaultdict(deque)
-        for message in self.route.arrivals(schedule, rank):
+        for message in plan.arrivals:
             self.due[message.channel].append(message)
         self.posted: dict[Message, Tensor] = {}
         self.waiting: dict[Message, dist.Work] = {}
@@ -136,7 +134,7 @@ class Mailbox:
             f"{message.sender}, for its own {message.needed}"
         )
         try:
-            simulate(self.schedule, sends="blocking" if self.blocking
+            simulate(self.plan.schedule, sends="blocking" if self.blocking
                      else "buffered")  # fmt: skip
         except Deadlock as deadlock:
             return f"{text}: {deadlock}"
