@@ -35,6 +35,15 @@ def on_cpu(function: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
+def name_on_gpu(kind: str) -> str:
+    """Return what the optimizer, which sorts tensors by name, calls this.
+
+    It knows no doubles; they take the way of its floats.
+    """
+    name = kind.replace("torch.", "torch.cuda.")
+    return name.replace("DoubleTensor", "FloatTensor")
+
+
 class Nothing:
     """A stream or an event: on the CPU everything is in order already."""
 
@@ -66,11 +75,8 @@ def patch() -> None:
     tensor.float = lambda self: (
         self if self.dtype == torch.float64 else narrow(self)
     )
-    # The optimizer sorts tensors by names such as torch.cuda.FloatTensor.
     tensor.type = lambda self, *args: (
-        kind(self, *args)
-        if args
-        else kind(self).replace("torch.", "torch.cuda.")
+        kind(self, *args) if args else name_on_gpu(kind(self))
     )
     cuda.Stream = cuda.Event = Nothing
     cuda.current_stream = cuda.default_stream = Nothing

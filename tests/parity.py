@@ -22,7 +22,11 @@ class Mismatch(AssertionError):
 
 
 def compare(
-    check: str, rank: int, got: dict[str, Tensor], dense: dict[str, Tensor]
+    check: str,
+    rank: int,
+    got: dict[str, Tensor],
+    dense: dict[str, Tensor],
+    tolerance: float = TOLERANCE,
 ) -> None:
     """Compare tensor by tensor; the ratio of their norms names many bugs."""
     if got.keys() != dense.keys():
@@ -37,7 +41,7 @@ def compare(
         if not relative <= worst:
             worst, where = relative, name
             ratio = got[name].norm().item() / norm if norm else error
-    if not worst <= TOLERANCE:
+    if not worst <= tolerance:
         raise Mismatch(
             check, ratio, f"rank {rank}, {where}: relative error {worst:.3g}"
         )

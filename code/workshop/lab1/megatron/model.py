@@ -7,7 +7,6 @@ sequence parallelism, so ours marks its parameters as its own would; and
 product, a softmax and a matrix product.
 """
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -27,33 +26,25 @@ from torch.nn import functional
 
 from workshop.groups import ParallelDims
 from workshop.models.gpt import GPTConfig
+from workshop.parallel.pipeline_stages import cut
+from workshop.training.layout import Layout
 
 ATTENTIONS = ("local", "flash")
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How megatron-core spreads the model.
+def contents(config: GPTConfig, stages: int, ranks: int) -> list[list[str]]:
+    """Return what each stage of a pipeline has, in megatron-core's words.
 
-    Args:
-        dims: data, tensor and pipeline parallel sizes.
-        layers: how many layers each chunk of the pipeline has, in the order
-            of the model; pipeline size times `virtual_stages` of them.
-        virtual_stages: chunks of a rank; above 1 the schedule interleaves.
-        sequence_parallel: share what tensor parallelism replicates.
+    The cut is ours, by predicted cost.
+
+    Raises:
+        UserError: there are more stages than layers.
     """
-
-    dims: ParallelDims
-    layers: tuple[int, ...]
-    virtual_stages: int = 1
-    sequence_parallel: bool = False
-
-    def chunks(self) -> list[list[str]]:
-        """Return the contents of each chunk in megatron-core's words."""
-        chunks = [["decoder"] * layers for layers in self.layers]
-        chunks[0].insert(0, "embedding")
-        chunks[-1].append("loss")
-        return chunks
+    blocks = cut(config, stages, ranks=ranks)
+    found = [["decoder"] * len(numbers) for numbers in blocks]
+    found[0].insert(0, "embedding")
+    found[-1].append("loss")
+    return found
 
 
 class LayerNorm(nn.LayerNorm):
@@ -96,18 +87,22 @@ class FlashAttention(nn.Module):
 
 
 def transformer_config(
-    config: GPTConfig, layout: Layout, dtype: torch.dtype, fused: bool
+    config: GPTConfig,
+    layout: Layout,
+    dims: ParallelDims,
+    dtype: torch.dtype,
+    fused: bool,
 ) -> TransformerConfig:
     """Return our sizes as megatron-core's configuration.
 
     Args:
         config: the model.
-        layout: where its parts go.
+        layout, dims: where its parts go.
         dtype: of weights and of messages between stages.
         fused: let its `jit_fuser`, torch.compile, fuse bias and GELU, bias
             and residual, and the cross-entropy.
     """
-    dims, virtual = layout.dims, layout.virtual_stages
+    pipeline, virtual = dims.pp, layout.virtual_stages
     interleaved = virtual > 1
     # Fused, it reads "gelu" as the tanh form, which is ours; not fused, as
     # the exact one.
@@ -121,10 +116,12 @@ def transformer_config(
         add_bias_linear=config.bias,
         activation_func=functional.gelu if fused else tanh_gelu,
         tensor_model_parallel_size=dims.tp,
-        pipeline_model_parallel_size=dims.pp,
+        pipeline_model_parallel_size=pipeline,
         virtual_pipeline_model_parallel_size=virtual if interleaved else None,
         pipeline_model_parallel_layout=(
-            layout.chunks() if dims.pp > 1 else None
+            contents(config, pipeline * virtual, pipeline)
+            if pipeline > 1
+            else None
         ),
         sequence_parallel=layout.sequence_parallel,
         params_dtype=dtype,
@@ -139,10 +136,13 @@ def transformer_config(
         gradient_accumulation_fusion=False,
         masked_softmax_fusion=False,
         persist_layer_norm=False,
-        perform_initialization=False,  # the weights are copied in
-        deallocate_pipeline_outputs=True,
+        # Ours replace its first weights, but drawing them also marks which
+        # are cut; the norm of the gradient counts the rest only once.
+        perform_initialization=True,
         # With two stages its default messages mix up chunks that
-        # interleave, silently.
+        # interleave, silently.  The others are still being sent when it
+        # would free what they send.
+        deallocate_pipeline_outputs=not interleaved,
         overlap_p2p_comm=interleaved,
         batch_p2p_comm=not interleaved,
         batch_p2p_sync=False,  # a guard against a race in torch before 2.0
@@ -152,6 +152,7 @@ def transformer_config(
 def build_stages(
     config: GPTConfig,
     layout: Layout,
+    dims: ParallelDims,
     dtype: torch.dtype,
     device: torch.device,
     attention: str = "local",
@@ -159,10 +160,9 @@ def build_stages(
 ) -> tuple[TransformerConfig, list[nn.Module]]:
     """Return megatron-core's configuration and this rank's chunks.
 
-    Its parallel state must be set up.  The weights are not initialised:
-    `weights.load` fills them.
+    Its parallel state and random streams must be set up.
     """
-    megatron = transformer_config(config, layout, dtype, fused)
+    megatron = transformer_config(config, layout, dims, dtype, fused)
     stages = []
     for number in range(layout.virtual_stages):
         virtual = number if layout.virtual_stages > 1 else None

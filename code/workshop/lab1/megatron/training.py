@@ -27,9 +27,11 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch import Tensor, nn
 
 from workshop.errors import UserError
+from workshop.groups import ParallelDims
 from workshop.lab1.megatron import weights
-from workshop.lab1.megatron.model import Layout, build_stages
+from workshop.lab1.megatron.model import build_stages
 from workshop.models.gpt import GPTConfig
+from workshop.training.layout import Layout
 from workshop.training.optimizer import BETAS, WEIGHT_DECAY
 
 MicroBatch = tuple[Tensor, Tensor]
@@ -61,7 +63,7 @@ class Settings:
 
 
 @contextmanager
-def model_parallel(layout: Layout) -> Iterator[None]:
+def model_parallel(layout: Layout, dims: ParallelDims) -> Iterator[None]:
     """Set up megatron-core's global state, and take it down again.
 
     Its groups are placed as `workshop.groups` places ours: tensor parallel
@@ -70,7 +72,7 @@ def model_parallel(layout: Layout) -> Iterator[None]:
     Raises:
         UserError: the job has another number of ranks than the layout.
     """
-    dims, virtual = layout.dims, layout.virtual_stages
+    virtual = layout.virtual_stages
     dims.check(dist.get_world_size())
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=dims.tp,
@@ -87,11 +89,11 @@ def model_parallel(layout: Layout) -> Iterator[None]:
 class MegatronTraining:
     """The model of one rank, with its optimizer; `step` updates both.
 
-    Use it inside `model_parallel(layout)`.
+    Use it inside `model_parallel(layout, dims)`.
 
     Args:
         config: the model.
-        layout: how it is spread.
+        layout, dims: how it is spread; `layout.dims` checks them.
         settings: everything else.
         dense: our state dict, whole, the same on every rank.
         device: this rank's.
@@ -104,17 +106,19 @@ class MegatronTraining:
         self,
         config: GPTConfig,
         layout: Layout,
+        dims: ParallelDims,
         settings: Settings,
         dense: Mapping[str, Tensor],
         device: torch.device,
     ) -> None:
-        check(config, layout)
-        self.sequence, self.layout = config.sequence, layout
-        self.device, self.dtype = device, settings.dtype
+        check(config, dims.tp)
+        self.sequence, self.dims = config.sequence, dims
+        self.device = device
         model_parallel_cuda_manual_seed(settings.seed)
         self.config, stages = build_stages(
             config,
             layout,
+            dims,
             settings.dtype,
             device,
             settings.attention,
@@ -126,7 +130,7 @@ class MegatronTraining:
                 dense,
                 config.heads,
                 parallel_state.get_tensor_model_parallel_rank(),
-                layout.dims.tp,
+                dims.tp,
             )
         self.stages = self._data_parallel(stages, settings)
         self.optimizer = self._optimizer(settings)
@@ -136,7 +140,7 @@ class MegatronTraining:
     ) -> list[nn.Module]:
         """Wrap the stages for data parallelism; gradients keep `dtype`."""
         spread = settings.distributed_optimizer
-        overlapped = spread and self.layout.dims.dp > 1
+        overlapped = spread and self.dims.dp > 1
         options = DistributedDataParallelConfig(
             grad_reduce_in_fp32=False,
             overlap_grad_reduce=overlapped,
@@ -171,15 +175,19 @@ class MegatronTraining:
             params_dtype=settings.dtype,
             use_distributed_optimizer=settings.distributed_optimizer,
             overlap_param_gather=(
-                settings.distributed_optimizer and self.layout.dims.dp > 1
+                settings.distributed_optimizer and self.dims.dp > 1
             ),
         )
-        return get_megatron_optimizer(
+        optimizer = get_megatron_optimizer(
             options,
             self.stages,
             get_standard_config_overrides(options),
             use_gloo_process_groups=False,
         )
+        # Vectors have the multiple 0, which its scheduler would apply.
+        for group in optimizer.param_groups:
+            group["weight_decay"] = WEIGHT_DECAY * group["wd_mult"]
+        return optimizer
 
     def forward_backward(self, micro_batches: list[MicroBatch]) -> Tensor:
         """Add up gradients; return this rank's share of the mean loss.
@@ -196,10 +204,11 @@ class MegatronTraining:
             seq_length=self.sequence,
             micro_batch_size=len(micro_batches[0][0]),
         )
-        if not parts:
-            return torch.zeros((), device=self.device)
-        dims = self.layout.dims
-        return torch.stack(parts).mean() / (dims.dp * dims.tp)
+        # In float64 on every rank, whatever the last stage computes in.
+        share = torch.zeros((), dtype=torch.float64, device=self.device)
+        if parts:
+            share += torch.stack(parts).mean()
+        return share / (self.dims.dp * self.dims.tp)
 
     def _forward(self, batches: Iterator[MicroBatch], stage: nn.Module):
         tokens, targets = next(batches)
@@ -233,26 +242,15 @@ class MegatronTraining:
         return torch.stack([loss, loss.new_tensor(norm)])
 
 
-def check(config: GPTConfig, layout: Layout) -> None:
-    """Refuse a layout that does not divide the model.
+def check(config: GPTConfig, size: int) -> None:
+    """Refuse a vocabulary that `size` ranks cannot share equally.
 
     Raises:
         UserError: naming the sizes and what to change.
     """
-    tp = layout.dims.tp
-    for name, size in (
-        ("heads", config.heads),
-        ("hidden size", config.hidden),
-        ("vocabulary", config.vocabulary),
-        ("sequence", config.sequence if layout.sequence_parallel else tp),
-    ):
-        if size % tp:
-            raise UserError(
-                f"the {name} {size} does not divide by the tensor parallel "
-                f"size {tp}: choose a size that divides {size}"
-            )
-    if layout.sequence_parallel and tp == 1:
+    if config.vocabulary % size:
         raise UserError(
-            "sequence parallelism shares what tensor parallelism leaves "
-            "whole: give a tensor parallel size of 2 or more"
+            f"the vocabulary of {config.vocabulary} is not divisible by the "
+            f"tensor parallel size {size}, and megatron-core pads none: "
+            f"choose a size that divides {config.vocabulary}"
         )

@@ -1,0 +1,163 @@
+"""megatron-core computes what our model computes, in every layout.
+
+Its own schedules run, on the CPU and in float64; the ranks are a pool of
+their own, because `megatron_cpu.patch` changes torch in them for good.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import megatron_cases
+import pytest
+from megatron_cases import (
+    RANKS,
+    Case,
+    Held,
+    train_dense,
+    unshard_ours,
+    whole,
+)
+from parity import TOLERANCE, Mismatch, compare
+from pool import Pool
+
+from workshop.errors import UserError
+from workshop.lab1 import pretrain_gpt_megatron
+from workshop.lab1.megatron import options
+
+TP2, PP2, BOTH = {"tp": 2}, {"pp": 2}, {"tp": 2, "pp": 2}
+SP, TRAINED = {"sequence_parallel": True}, {"steps": 1}
+INTERLEAVED = {"pp": 2, "virtual_stages": 2}
+LAYOUTS = [
+    *(Case(**TP2, num_microbatches=m) for m in (1, 2, 4)),
+    *(Case(**PP2, num_microbatches=m) for m in (1, 2, 4)),
+    *(Case(**BOTH, num_microbatches=m) for m in (1, 2, 4)),
+    *(Case(**INTERLEAVED, num_microbatches=m) for m in (2, 4)),
+    Case(num_microbatches=2),
+    Case(tp=4),
+    Case(pp=4, num_microbatches=4),
+    Case(**TP2, **SP, num_microbatches=2),
+    Case(**BOTH, **SP, num_microbatches=2),
+]
+VARIANTS = [
+    Case(**BOTH, attention="flash", num_microbatches=2),
+    Case(**BOTH, **SP, fused=True, attention="flash"),
+]
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    with Pool(RANKS) as ranks:
+        yield ranks
+
+
+def train(pool: Pool, case: Case) -> list[Held]:
+    """Run a case; the first one imports megatron-core."""
+    return pool.run(megatron_cases.train_rank, case, timeout=120)
+
+
+def verify(case: Case, ranks: list[Held]) -> None:
+    """Compare what every stage holds, and every rank reports, with ours.
+
+    Raises:
+        Mismatch: from the first that differs.
+    """
+    dense = train_dense(case)
+    check, tolerance = "gradients", TOLERANCE
+    if case.steps:  # its norm is of float32, and so is what clips in ours
+        check, tolerance = "weights", 1e-7
+    for got in whole(case, ranks).values():
+        due = {name: dense.tensors[name] for name in got}
+        compare(check, 0, got, due, tolerance)
+    for held in ranks:
+        for value, due in zip(held.report, dense.report, strict=True):
+            if not abs(value / due - 1) <= tolerance:
+                raise Mismatch("report", value / due, f"at {held.at}")
+
+
+@pytest.mark.parametrize("case", LAYOUTS, ids=str)
+def test_its_gradients_are_ours(pool: Pool, case: Case) -> None:
+    its = train(pool, case)
+    verify(case, its)
+    ours = pool.run(megatron_cases.train_ours, case)
+    stages = whole(case, ours, unshard_ours)
+    for place, got in whole(case, its).items():
+        compare("gradients", 0, got, stages[place])
+
+
+@pytest.mark.parametrize("case", VARIANTS, ids=str)
+def test_its_gradients_with_other_kernels_are_ours(
+    pool: Pool, case: Case
+) -> None:
+    verify(case, train(pool, case))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case(**layout, num_microbatches=2, steps=2)
+        for layout in (TP2, BOTH, INTERLEAVED)
+    ],
+    ids=str,
+)
+def test_two_steps_of_its_distributed_optimizer_are_ours(
+    pool: Pool, case: Case
+) -> None:
+    verify(case, train(pool, case))
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "caught_by"),
+    [
+        ("QKV cut across, megatron-core", TP2, "gradients"),
+        ("LayerNorm unmarked, megatron-core", TP2 | SP, "gradients"),
+        ("exact GELU, megatron-core", PP2, "gradients"),
+        ("default messages, megatron-core", INTERLEAVED, "gradients"),
+        ("decay of vectors, megatron-core", TP2 | TRAINED, "weights"),
+        ("parts not in the norm, megatron-core", TP2 | TRAINED, "report"),
+    ],
+)
+def test_a_planted_bug_is_caught(
+    pool: Pool,
+    record_property: Callable[[str, object], None],
+    name: str,
+    case: dict,
+    caught_by: str,
+) -> None:
+    planted = Case(**case, num_microbatches=4, bug=name)
+    with pytest.raises(Mismatch) as caught:
+        verify(planted, train(pool, planted))
+    ratio = f"{caught.value.ratio:.6g}"
+    record_property("planted bug", (name, caught.value.check, ratio))
+    assert caught.value.check == caught_by
+
+
+def test_without_a_gpu_it_says_so_in_one_sentence(monkeypatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = subprocess.run(
+        [sys.executable, "-m", pretrain_gpt_megatron.__name__],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: megatron-core's model computes on")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("--compile", "--compile is for pretrain_gpt"),
+        ("--checkpoint x", "--checkpoint is for pretrain_gpt"),
+        ("--schedule gpipe", "megatron-core has no GPipe"),
+        ("--micro-batch 0", "--micro-batch 0 is too small"),
+        ("--attention flush", "invalid choice: 'flush'"),
+        ("--sped 1", "unrecognized arguments: --sped"),
+    ],
+)
+def test_what_it_does_not_take_is_one_sentence(
+    arguments: str, sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        options.parse(arguments.split())
