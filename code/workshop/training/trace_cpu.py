@@ -4,11 +4,14 @@ Each thread is a lane.  Operations are compute; gloo's ranges (such as
 `gloo:all_reduce`) are communication in lanes of their own, since a message
 goes on while its thread computes.  They hold the time until the slowest
 rank arrives, and that of a message sent ahead the time until it is waited
-for.
+for.  An operation that hands a message over may wait for it, so that only
+the operations inside it are compute, and not the rest of its time.
 """
 
+from collections.abc import Iterable
+
 from workshop.training.intervals import Interval, union
-from workshop.training.trace_events import Activity, Stream
+from workshop.training.trace_events import Activity
 from workshop.training.trace_groups import (
     COMMUNICATION,
     ELEMENTWISE,
@@ -27,43 +30,57 @@ def cpu_activities(events: list[dict]) -> list[Activity]:
     """Return what the threads did, in order of time.
 
     Operations nest; here those of a thread that touch or overlap are one
-    activity.  A lane is (0, n), numbered as threads appear.
+    activity.  A lane is (0, n): first the threads that compute, then those
+    of their messages.
     """
-    lanes: dict[tuple, Stream] = {}
-    work: dict[Stream, list[Interval]] = {}
+    operations = _by_thread(e for e in events if e.get("cat") == "cpu_op")
+    messages = _by_thread(e for e in events if _talks(e))
     found = []
-    for event in sorted(events, key=lambda event: event.get("ts", 0.0)):
-        if not _counts(event):
-            continue
-        thread = (event["pid"], event["tid"], _talks(event))
-        lane = lanes.setdefault(thread, (0, len(lanes)))
-        begin, end = event["ts"], event["ts"] + event["dur"]
-        if _talks(event):
-            found.append(
-                Activity(event["name"], "", "communication", lane, begin, end)
-            )
-        else:
-            work.setdefault(lane, []).append((begin, end))
-    found += [
-        Activity("operations", "", "compute", lane, begin, end)
-        for lane, spans in work.items()
-        for begin, end in union(spans)
-    ]
+    for lane, each in enumerate(operations.values()):
+        hand_over = _hand_overs(each)
+        work = union(_span(e) for e in each if id(e) not in hand_over)
+        found += [
+            Activity("operations", "", "compute", (0, lane), *span)
+            for span in work
+        ]
+    for lane, each in enumerate(messages.values(), len(operations)):
+        found += [
+            Activity(e["name"], "", "communication", (0, lane), *_span(e))
+            for e in each
+        ]
     return sorted(found, key=lambda a: (a.begin, a.end))
-
-
-def _counts(event: dict) -> bool:
-    if event.get("ph") != "X":
-        return False
-    if event.get("cat") == "cpu_op":
-        return not event["name"].startswith(ENQUEUE)
-    return _talks(event)
 
 
 def _talks(event: dict) -> bool:
     return event.get("cat") == "user_annotation" and event["name"].startswith(
         TALK
     )
+
+
+def _span(event: dict) -> Interval:
+    return event["ts"], event["ts"] + event["dur"]
+
+
+def _by_thread(events: Iterable[dict]) -> dict[tuple, list[dict]]:
+    """Return each thread's events, outer ones before those inside them."""
+    threads: dict[tuple, list[dict]] = {}
+    for event in sorted(events, key=lambda e: (e["ts"], -e["dur"])):
+        thread = (event["pid"], event["tid"])
+        threads.setdefault(thread, []).append(event)
+    return threads
+
+
+def _hand_overs(operations: list[dict]) -> set[int]:
+    """Return the ids of those of a thread that hand a message over."""
+    found: set[int] = set()
+    open_: list[dict] = []
+    for event in operations:
+        while open_ and _span(open_[-1])[1] <= event["ts"]:
+            open_.pop()
+        open_.append(event)
+        if event["name"].startswith(ENQUEUE):
+            found.update(id(outer) for outer in open_)
+    return found
 
 
 def cpu_shares(events: list[dict], window: Interval) -> list[Share]:
@@ -73,42 +90,47 @@ def cpu_shares(events: list[dict], window: Interval) -> list[Share]:
     so that all of an attention is attention; inside an optimizer's step
     everything is the optimizer's.
     """
-    threads: dict[tuple, list[dict]] = {}
-    shares = []
-    for event in events:
-        if not window[0] <= event.get("ts", 0.0) < window[1]:
-            continue
-        if _talks(event):
-            shares.append(Share(event["name"], COMMUNICATION, event["dur"]))
-        elif _counts(event) or event["name"].startswith(OPTIMIZER_STEP):
-            thread = (event["pid"], event["tid"])
-            threads.setdefault(thread, []).append(event)
-    for found in threads.values():
-        shares += _own_times(found)
+    here = [
+        e
+        for e in events
+        if e.get("ph") == "X" and window[0] <= e["ts"] < window[1]
+    ]
+    shares = [
+        Share(e["name"], COMMUNICATION, e["dur"]) for e in here if _talks(e)
+    ]
+    operations = _by_thread(
+        e
+        for e in here
+        if e.get("cat") == "cpu_op" or e["name"].startswith(OPTIMIZER_STEP)
+    )
+    for each in operations.values():
+        shares += _own_times(each)
     return shares
 
 
 def _own_times(events: list[dict]) -> list[Share]:
     """Return the own times of the operations of one thread."""
+    hand_over = _hand_overs(events)
     shares: list[Share] = []
-    open_: list[list] = []  # [name, group, end, own time]
+    open_: list[list] = []  # [event, group, own time]
 
     def close_until(ts: float) -> None:
-        while open_ and open_[-1][2] <= ts:
-            name, group, _, own = open_.pop()
+        while open_ and _span(open_[-1][0])[1] <= ts:
+            event, group, own = open_.pop()
+            name = event["name"]
+            if id(event) in hand_over:
+                group = COMMUNICATION
             if not name.startswith(OPTIMIZER_STEP):
-                share = Share(name, group or ELEMENTWISE, max(own, 0.0))
-                shares.append(share)
+                shares.append(Share(name, group or ELEMENTWISE, max(own, 0)))
 
-    for event in sorted(events, key=lambda e: (e["ts"], -e["dur"])):
+    for event in events:
         close_until(event["ts"])
-        name, dur = event["name"], event["dur"]
         outer = open_[-1][1] if open_ else None
-        group = outer or group_of(name)
-        if name.startswith(OPTIMIZER_STEP):
+        group = outer or group_of(event["name"])
+        if event["name"].startswith(OPTIMIZER_STEP):
             group = OPTIMIZER
         if open_:
-            open_[-1][3] -= dur
-        open_.append([name, group, event["ts"] + dur, dur])
+            open_[-1][2] -= event["dur"]
+        open_.append([event, group, event["dur"]])
     close_until(float("inf"))
     return shares
