@@ -27,8 +27,9 @@ H200 = DEVICES["NVIDIA H200"]
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize(
+    ("dtype", "batch"), [(torch.bfloat16, 4), (torch.float32, 1)]
+)
 def test_activations_of_a_layer_and_of_the_head(dtype, batch, compiled):
     """But for one or two scalars, which autograd keeps as well."""
     config = GPTConfig(1, 128, 2, 64, 512)
@@ -138,13 +139,7 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not():
 
 
 def test_ten_billion_parameters_need_two_devices():
-    model = {
-        "layers": 36,
-        "hidden": 4864,
-        "heads": 38,
-        "sequence": 1024,
-        "vocabulary": 50304,
-    }
+    model = asdict(GPTConfig(32, 5120, 40, 1024, 50304))
     assert not fits(model, layout(), H200)
     assert fits(model, layout(tp=2), H200)
     spread = layout(pp=2, num_microbatches=4)

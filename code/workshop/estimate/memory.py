@@ -81,18 +81,34 @@ def head_bytes(model, layout, element_bytes=2, compiled=True):
 def head_workspace(model, layout, element_bytes=2, compiled=True):
     """Return what the head's backward needs beside what was kept.
 
-    The gradient of its weight V h / t and of its input.  Compiled, the
-    gradient of the logits takes the logits' own place, and so it does in
-    the vocabulary-parallel cross-entropy; eager, it and the gradient that
-    it is computed from are float32 tensors of their own, cast to the
-    weights' type at the end.
+    The gradient of its weight V h / t.  Compiled, the gradient of the
+    logits takes the logits' own place, and that of the input comes when the
+    input is free.  A tensor parallel head has both gradients at once, and
+    under sequence parallelism the gathered input too.  Eager, the gradient
+    of the logits and the one that it is computed from are float32 tensors.
     """
     b, s, h = layout["micro_batch"], model["sequence"], model["hidden"]
-    rows = -(-model["vocabulary"] // layout["tp"])
-    result = (rows * h + b * s * h) * element_bytes
-    if compiled or layout["tp"] > 1:
+    t = layout["tp"]
+    rows = -(-model["vocabulary"] // t)
+    inputs = 0
+    if t > 1 or not compiled:
+        inputs = 2 if layout["sequence_parallel"] else 1
+    result = (rows * h + inputs * b * s * h) * element_bytes
+    if compiled or t > 1:
         return result
     return result + 2 * b * s * rows * max(4, element_bytes)
+
+
+def stage_workspace(model, layout, element_bytes=2):
+    """Return what the first backward of a stage without the head needs.
+
+    The gradient that has come from the next stage, the next one on its way,
+    and the gradient of a weight of 4 h^2 / t.
+    """
+    b, s, h = layout["micro_batch"], model["sequence"], model["hidden"]
+    share = layout["tp"] if layout["sequence_parallel"] else 1
+    weight = 4 * h * h // layout["tp"]
+    return (2 * b * s * h // share + weight) * element_bytes
 
 
 def activation_bytes(model, layout, stage=0, element_bytes=2, compiled=True):
@@ -106,7 +122,8 @@ def activation_bytes(model, layout, stage=0, element_bytes=2, compiled=True):
     v = len(held)
     p, m = layout["pp"], layout["num_microbatches"]
     alive = in_flight(layout["schedule"], p, m, v, stage) if p > 1 else 1
-    found = {"layers": 0, "logits": 0, "workspace": 0}
+    workspace = stage_workspace(model, layout, element_bytes)
+    found = {"layers": 0, "logits": 0, "workspace": workspace}
     each = layer_bytes(model, layout, element_bytes)
     for position, (layers, _, last) in enumerate(held):
         # The chunks share the micro-batches in flight; the first ones of a
