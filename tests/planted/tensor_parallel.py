@@ -254,7 +254,7 @@ BUGS = [
         )
         for what, part in (
             ("LayerNorm gradient", "norm"),
-            ("bias gradient", "bias"),
+            ("bias gradient", "output.bias"),
             ("position gradient", "position"),
         )
     ),

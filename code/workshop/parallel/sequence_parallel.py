@@ -30,14 +30,18 @@ class SequenceParallelEmbedding(Embedding):
         self.token, self.position = dense.token, dense.position
         self.dropout, self.region = dense.dropout, region
 
-    def positions(self, tokens: Tensor) -> Tensor:
-        """Return the position embeddings of own tokens, (b, s/t, h).
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens (b, s) to activations (b, s/t, h) of own tokens.
 
         Raises:
             UserError: s is not divisible by the size of the group.
         """
+        check_sequence(tokens.shape[1], self.region.size)
+        return super().forward(tokens)
+
+    def positions(self, tokens: Tensor) -> Tensor:
+        """Return the position embeddings of own tokens, (b, s/t, h)."""
         b, s = tokens.shape
-        check_sequence(s, self.region.size)
         own = b * s // self.region.size
         first = self.region.rank * own
         places = torch.arange(first, first + own, device=tokens.device) % s
