@@ -50,6 +50,7 @@ class Case:
     layers: int = 4
     frozen: tuple[str, ...] = ()
     device: str = "cpu"
+    dtype: torch.dtype = torch.float64
     pipeline: type[Pipeline] = field(default=Pipeline, compare=False)
     options: dict[str, Any] = field(default_factory=dict, compare=False)
 
@@ -61,7 +62,7 @@ class Case:
     def model(self) -> GPT:
         """Return the dense model, the same on every rank."""
         torch.manual_seed(SEED)
-        model = GPT(self.config).to(self.device, torch.float64)
+        model = GPT(self.config).to(self.device, self.dtype)
         for name in self.frozen:
             model.get_parameter(name).requires_grad_(False)
         return model

@@ -1,19 +1,27 @@
 """A pipeline equals the dense model, whatever its schedule."""
 
-import itertools
+from collections.abc import Callable
 
 import pytest
 import torch.distributed as dist
-from pipeline_cases import SHAPE, Case, build, verify
+from parity import compare
+from pipeline_cases import SHAPE, Case, train_dense, verify
 from pool import Pool, RankError
+from training_cases import gradients_of
 
+from workshop.collectives import count
+from workshop.errors import UserError
 from workshop.parallel.data_parallel import (
     NaiveDataParallel,
     OverlappedDataParallel,
 )
 from workshop.parallel.pipeline import Pipeline
-from workshop.parallel.pipeline_messages import route_of
-from workshop.parallel.pipeline_schedule import make_schedule
+from workshop.parallel.pipeline_schedule import (
+    gpipe,
+    interleaved,
+    make_schedule,
+    one_f_one_b,
+)
 from workshop.parallel.pipeline_stages import make_stages
 
 PLAIN = [Case("1f1b", m) for m in (1, 2, 3, 4, 8)] + [
@@ -64,7 +72,7 @@ def swap(rank: int, world: int, blocking: bool) -> float:
 
 
 def test_a_swapped_order_hangs_blocking_sends_and_names_the_ranks(
-    pool2: Pool,
+    pool2: Pool, record_property: Callable[[str, object], None]
 ) -> None:
     one, two = pool2.run(swap, False)
     assert one == two
@@ -77,52 +85,70 @@ def test_a_swapped_order_hangs_blocking_sends_and_names_the_ranks(
         "F1, and rank 1 waits before F0 for the result of F0 on rank 0"
     ) in said
     assert "PipelineStuck: rank" in said
+    bug = "send order swapped, blocking sends"
+    record_property("planted bug", (bug, "timeout", ""))
 
 
-class Logged(Pipeline):
-    """Notes when receives are posted and when operations run."""
-
-    def __init__(self, *args, **options) -> None:
-        super().__init__(*args, **options)
-        self.log, post = [], self.channels.receive
-
-        def receive(message, tensor):
-            self.log.append(("post", message.needed))
-            return post(message, tensor)
-
-        self.channels.receive = receive
-
-    def _execute(self, operation, mail):
-        self.log.append(("run", operation))
-        return super()._execute(operation, mail)
-
-
-def log_of(rank: int, world: int, case: Case) -> list:
-    pipeline = build(rank, world, case)
-    logs = []
-    for _ in range(2):
-        pipeline.log.clear()
+def refused(rank: int, world: int) -> list[str]:
+    case, group = Case(), dist.group.WORLD
+    chunks = make_stages(case.model(), case.config, rank, world)
+    circle = [gpipe(world, 2)[0] for _ in range(world)]
+    circle[0] = [circle[0][i] for i in (0, 2, 1, 3)]
+    said = []
+    for schedule in (one_f_one_b(3, 2), interleaved(2, 2, 2), circle):
+        try:
+            Pipeline(chunks, schedule, group, SHAPE)
+        except UserError as error:
+            said.append(str(error))
+    pipeline = Pipeline(chunks, one_f_one_b(2, 3), group, SHAPE)
+    try:
         pipeline.forward_backward(case.micro_batches(0))
-        logs.append(list(pipeline.log))
+    except UserError as error:
+        said.append(str(error))
     pipeline.close()
-    return logs
+    return said
 
 
-@pytest.mark.parametrize("schedule", ["1f1b", "interleaved"])
-def test_receives_are_posted_before_the_operation_before(
-    pool2: Pool, schedule: str
-) -> None:
-    v = 2 if schedule == "interleaved" else 1
-    case = Case(schedule, 4, v, pipeline=Logged)
-    planned = make_schedule(schedule, 2, 4, v)
-    for rank, (first, second) in enumerate(pool2.run(log_of, case)):
-        operations, early = planned[rank], 0
-        for before, operation in itertools.pairwise(operations):
-            if not route_of(planned).incoming(rank, operation):
-                continue
-            run, post = ("run", before), ("post", operation)
-            # Kernels are compiled in the first step, and nothing may wait.
-            assert first.index(post) > first.index(run)
-            early += second.index(post) < second.index(run)
-        # All but the turning points, which need the operation before.
-        assert early >= len(operations) / 2 - 1 - v
+def test_what_does_not_fit_is_one_sentence(pool2: Pool) -> None:
+    for said in pool2.run(refused):
+        ranks, chunks, circle, number = said
+        assert "3 ranks with 1 chunks each and the pipeline has 2" in ranks
+        assert "2 ranks with 2 chunks each and the pipeline has 2" in chunks
+        assert "can never finish (deadlock: rank" in circle
+        assert "4 micro-batches came and the schedule is for 3" in number
+        assert not any("\n" in text for text in said)
+
+
+def mismatched(rank: int, world: int) -> None:
+    case = Case()
+    chunks = make_stages(case.model(), case.config, rank, world)
+    shape = (*SHAPE[:2], 2 * SHAPE[2])
+    pipeline = Pipeline(chunks, one_f_one_b(2, 4), dist.group.WORLD, shape,
+                        timeout=1)  # fmt: skip
+    pipeline.forward_backward(case.micro_batches(0))
+
+
+def test_a_wrong_shape_is_named_before_it_is_sent(pool2: Pool) -> None:
+    message = r"F0 of rank 0 hands over \(2, 8, 16\).* for \(2, 8, 32\)"
+    with pytest.raises(RankError, match=message):
+        pool2.run(mismatched)
+
+
+def alone(rank: int, world: int) -> list[float]:
+    case = Case("1f1b", 3)
+    mine = dist.new_subgroups(1)[0]
+    (stage,) = make_stages(case.model(), case.config, 0, 1)
+    pipeline = Pipeline([stage], one_f_one_b(1, 3), mine, SHAPE)
+    with count() as ledger:
+        loss = pipeline.forward_backward(case.micro_batches(0))
+        pipeline.finish_gradients()
+    pipeline.close()
+    dense = train_dense(case)
+    compare("gradients", rank, gradients_of(stage), dense.gradients[0])
+    return [loss.item() - dense.losses[0], ledger.calls]
+
+
+def test_one_stage_is_the_dense_model_and_sends_nothing(pool2: Pool) -> None:
+    for error, calls in pool2.run(alone):
+        assert abs(error) < 1e-12
+        assert calls == 0

@@ -113,7 +113,7 @@ class Mailbox:
         due = self.buffer
         if tuple(tensor.shape) != due["size"] or tensor.dtype != due["dtype"]:
             raise ValueError(
-                f"{operation} of stage {self.rank} hands over "
+                f"{operation} of rank {self.rank} hands over "
                 f"{tuple(tensor.shape)} of {tensor.dtype} and the pipeline "
                 f"was built for {due['size']} of {due['dtype']}"
             )
