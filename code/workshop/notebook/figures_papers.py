@@ -1,5 +1,7 @@
 """Figures of the pages on papers: their formulas, their printed tables."""
 
+from math import inf
+
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -57,10 +59,10 @@ def speeds() -> Figure:
     sizes = [row.billions for row in rows]
     with style.drawing(width=6.8, height=3.4) as (figure, (axis,)):
         axis.plot(sizes, [row.tflops for row in rows], "o-", color=style.BLUE)
-        before = rows[0]
+        before = inf
         for row in rows:
             # No label meets the line that comes from the left.
-            rise = row.tflops - before.tflops
+            rise = row.tflops - before
             axis.annotate(
                 f"{row.tensor}×{row.pipeline}×{row.data}",
                 (row.billions, row.tflops),
@@ -69,7 +71,7 @@ def speeds() -> Figure:
                 ha="right" if rise > 0 else "center",
                 fontsize=9,
             )
-            before = row
+            before = row.tflops
         _logarithmic(axis.xaxis, [1, 3, 10, 30, 100, 300, 1000])
         axis.set_ylim(130, 170)
         axis.set_xlim(1.1, 1500)
