@@ -20,6 +20,7 @@ from workshop.parallel.tensor_parallel import PLAN, unshard_tensor
 from workshop.training.clipping import EPSILON
 from workshop.training.hybrid import Strategy, make_strategy
 from workshop.training.layout import Layout
+from workshop.training.master_adamw import MasterAdamW
 from workshop.training.optimizer import make_optimizer
 from workshop.training.step import training_step
 
@@ -80,6 +81,8 @@ class Case:
         if self.optimizer == "adamw":
             return make_optimizer(parts, RATE / 100)
         trainable = [p for p in parts.parameters() if p.requires_grad]
+        if self.optimizer == "master":
+            return MasterAdamW(trainable, lr=RATE / 100)
         return torch.optim.SGD(trainable, lr=RATE, fused=True)
 
 
@@ -118,8 +121,9 @@ def train_dense(case: Case) -> Training:
         grads = {n: g for n, g in grads.items() if g is not None}
         norm = torch.cat([g.flatten() for g in grads.values()]).norm()
         if case.clip:
-            # A fused optimizer takes the divisor in float32.
-            scale = ((norm + EPSILON) / case.clip).clamp(min=1).float()
+            scale = ((norm + EPSILON) / case.clip).clamp(min=1)
+            if case.optimizer != "master":
+                scale = scale.float()  # as a fused optimizer takes it
             for gradient in grads.values():
                 gradient /= scale.double()
         reports.append([loss.item(), norm.item()])

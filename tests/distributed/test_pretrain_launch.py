@@ -106,7 +106,9 @@ def losses(metrics):
 
 def weights(folder):
     path = folder / f"step-{STEPS:08d}" / "state.pt"
-    return torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True)
+    del state["layout"]  # words, which assert_close does not compare
+    return state
 
 
 def test_the_docstring_begins_with_the_launch_command():

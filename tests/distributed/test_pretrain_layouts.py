@@ -1,46 +1,7 @@
 """The pretraining gives the same losses however it is spread out."""
 
-import json
-from pathlib import Path
-
 import pytest
-import torch
-
-STEPS = 4
-
-
-def pretrain(rank, world, folder, *argv):
-    """Run the whole entry point on a rank of the pool; return the events."""
-    import os
-
-    from workshop.lab1.pretrain_gpt import run
-    from workshop.lab1.pretrain_options import parse
-    from workshop.training.launch import Job
-
-    os.environ["WORKSHOP_CACHE"] = f"{folder}/cache"
-    metrics = Path(folder) / "metrics.jsonl"
-    args = parse(
-        [
-            "--steps",
-            str(STEPS),
-            "--corpus-mib",
-            "0.2",
-            "--metrics",
-            str(metrics),
-            *argv,
-        ]
-    )
-    run(Job(rank, world, torch.device("cpu")), args)
-    lines = metrics.read_text().splitlines() if rank == 0 else []
-    return [json.loads(line) for line in lines]
-
-
-def values(events):
-    return [
-        (e["step"], e["loss"], e["grad_norm"])
-        for e in events
-        if e["event"] == "step"
-    ]
+from pretrain_runs import pretrain, refused, values
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +21,16 @@ def overlapped(pool2, folder):
         ["--data-parallel", "naive"],
         ["--data-parallel", "ddp"],
         ["--bucket-mib", "0.01"],
+        ["--tensor-parallel-size", "2", "--num-microbatches", "2"],
+        [
+            *("--tensor-parallel-size", "2", "--sequence-parallel"),
+            *("--micro-batch", "8"),
+        ],
+        ["--pipeline-parallel-size", "2", "--num-microbatches", "2"],
+        [
+            *("--pipeline-parallel-size", "2", "--schedule", "gpipe"),
+            *("--micro-batch", "2", "--num-microbatches", "4"),
+        ],
         ["--micro-batch", "2", "--accumulation", "2"],
         [
             "--micro-batch",
@@ -72,9 +43,15 @@ def overlapped(pool2, folder):
     ],
 )
 def test_two_ranks_in_every_way(pool2, folder, overlapped, argv):
-    events = pool2.run(pretrain, folder, *argv)[0]
+    events = pool2.run(pretrain, folder, *argv, "--eval-every", "2")[0]
     for ours, theirs in zip(values(events), values(overlapped), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
+    assert held_out(events) == pytest.approx(held_out(overlapped), rel=1e-4)
+    assert events[0]["tokens_per_step"] == overlapped[0]["tokens_per_step"]
+
+
+def held_out(events):
+    return [e["value"] for e in events if e.get("name") == "held_out_loss"]
 
 
 def test_the_first_line_describes_the_run_and_the_rest_is_complete(
@@ -133,15 +110,6 @@ def test_a_resumed_run_equals_one_that_never_stopped(
     assert values(resumed) == values(whole)
 
 
-def refused(rank, world, folder, *argv):
-    """Return what the entry point refuses, as this rank raises it."""
-    from workshop.training.launch import AgreedError
-
-    with pytest.raises(AgreedError) as raised:
-        pretrain(rank, world, folder, *argv)
-    return str(raised.value)
-
-
 @pytest.mark.parametrize(
     "argv, says",
     [
@@ -150,6 +118,8 @@ def refused(rank, world, folder, *argv):
         (["--corpus-mib", "0.0001"], "fewer than one sequence of 64"),
         (["--trace", "--warmup-steps", "2"], "--steps is 4: give 5 or more"),
         (["--metrics", "/dev/null/m.jsonl"], "/dev/null/m.jsonl cannot be"),
+        (["--tensor-parallel-size", "4"], "world size 2 is not divisible by"),
+        (["--pipeline-parallel-size", "3"], "world size 2 is not divisible"),
     ],
 )
 def test_bad_input_is_refused_by_all_ranks(pool2, folder, argv, says):

@@ -9,6 +9,7 @@ explains.
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ GIB = 2**30
 # are float32 or bfloat16 with float32 masters (Rajbhandari et al. 2019,
 # arXiv:1910.02054, section 3.1).
 STATE_BYTES = 16
+PATIENCE = 2.0  # seconds; torchrun looks after its ranks every 0.1
 KEY = "workshop/failed-first"
 
 
@@ -52,6 +54,10 @@ def end(error: Exception) -> NoReturn:
     say in one line on whose account. Exit code 1, without waiting for
     kernels or messages that will never complete.
     """
+    if _is_lost_connection(error):
+        # Somebody else was killed: torchrun is about to end this rank too,
+        # and its summary then names the right one.
+        time.sleep(PATIENCE)
     rank, first = dist.get_rank(), failed_first()
     if rank == first:
         get_error_handler().record_exception(error)
@@ -71,6 +77,16 @@ def refuse(message: str) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(2)
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    """Tell whether the error is what a rank sees of another's death."""
+    says = str(error)
+    return (
+        isinstance(error, dist.DistError)
+        or "gloo" in says
+        or "Connection" in says
+    )
 
 
 @contextmanager

@@ -105,8 +105,9 @@ def scatter(
                 )
             parameter.copy_(part)
             if parameter in numbers:
+                # Cloned: a part may be a view of the file.
                 remembered[numbers[parameter]] = {
-                    kind: _part(name, tensor, groups)
+                    kind: _part(name, tensor, groups).clone()
                     for kind, tensor in state["optimizer"]["state"]
                     .get(name, {})
                     .items()

@@ -1,0 +1,73 @@
+"""A rank that fails ends the job, in seconds, and is the one that speaks."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[1] / "failing_rank.py"
+WAYS = ("raise", "killed", "memory")
+LIMIT = 120
+SECONDS = 15  # from the failure to the end of torchrun, on a busy machine
+
+
+def run(how: str) -> tuple[int, str, float]:
+    """Return exit code, stderr, and seconds from the failure to the end."""
+    torchrun = Path(sys.executable).with_name("torchrun")
+    done = subprocess.run(
+        [torchrun, "--standalone", "--nproc-per-node=2", SCRIPT, how, "1"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+        },
+    )
+    began = float(re.search(r"failing at ([\d.]+)", done.stdout)[1])
+    return done.returncode, done.stderr, time.time() - began
+
+
+@pytest.fixture(scope="module")
+def end():
+    """Run all jobs at once, since starting is what takes time."""
+    with ThreadPoolExecutor() as threads:
+        jobs = {how: threads.submit(run, how) for how in WAYS}
+        yield lambda how: jobs[how].result()
+
+
+def test_an_exception_is_shown_by_the_rank_that_had_it(end) -> None:
+    code, err, seconds = end("raise")
+    assert code != 0 and seconds < SECONDS
+    assert "rank 1 failed:" in err and "rank 0 failed:" not in err
+    assert "ZeroDivisionError: planted on this rank" in err
+    # torchrun's summary has it from the rank's error file.
+    summary = err[err.index("Root Cause") :]
+    assert (
+        "ZeroDivisionError: planted" in summary and "rank      : 1" in summary
+    )
+    others = err[: err.index("Root Cause")].count("Traceback")
+    assert others == 2, "the rank's and torchrun's own"
+
+
+def test_a_killed_rank_takes_the_others_along(end) -> None:
+    code, err, seconds = end("killed")
+    assert code != 0 and seconds < SECONDS
+    summary = err[err.index("Root Cause") :]
+    assert "rank      : 1" in summary and "SIGKILL" in summary
+    assert "rank 0 failed:" not in err
+
+
+def test_out_of_memory_is_one_sentence(end) -> None:
+    code, err, _ = end("memory")
+    assert code != 0 and "exitcode  : 2" in err
+    (line,) = [line for line in err.splitlines() if "error: " in line]
+    assert line.startswith("error: out of memory: the training asked for ")
+    assert "workshop/" not in err, "a traceback of ours"

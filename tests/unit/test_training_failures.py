@@ -1,0 +1,55 @@
+"""Out of memory in one sentence: asked for, there, needed, what to do."""
+
+import psutil
+import pytest
+import torch
+
+from workshop.errors import UserError
+from workshop.training.failures import memory_explained
+
+CPU = torch.device("cpu")
+CUDA_SAYS = (
+    "CUDA out of memory. Tried to allocate 12.30 GiB. GPU 0 has a total "
+    "capacity of 139.80 GiB of which 3.10 GiB is free."
+)
+
+
+def sentence(error: Exception, parameters: int, tp: int = 1) -> str:
+    with (
+        pytest.raises(UserError) as raised,
+        memory_explained(parameters, tp, 1, CPU),
+    ):
+        raise error
+    return str(raised.value)
+
+
+def test_it_says_what_was_asked_for_and_what_the_states_need() -> None:
+    says = sentence(torch.OutOfMemoryError(CUDA_SAYS), 2**20, tp=4)
+    total = psutil.virtual_memory().total / 2**30
+    assert "asked for 12.30 GiB more" in says
+    assert f"has {total:.1f} GiB" in says
+    assert "alone take about 0.0 GiB a rank with tp=4 × pp=1: lower" in says
+    assert "\n" not in says
+
+
+def test_a_smaller_batch_is_no_remedy_where_the_states_do_not_fit() -> None:
+    says = sentence(torch.OutOfMemoryError(CUDA_SAYS), 2**44)
+    assert "262144.0 GiB a rank" in says
+    assert "--micro-batch" not in says
+    assert "raise --tensor-parallel-size or --pipeline" in says
+
+
+def test_the_allocator_of_the_cpu_is_understood() -> None:
+    with (
+        pytest.raises(UserError, match="asked for 1125899906842624 bytes"),
+        memory_explained(10, 1, 1, CPU),
+    ):
+        torch.empty(2**48)
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with (
+        pytest.raises(RuntimeError, match="shapes"),
+        memory_explained(10, 1, 1, CPU),
+    ):
+        raise RuntimeError("shapes cannot be multiplied")
