@@ -5,6 +5,7 @@ back what this rank holds, under our names; `whole` puts the parts of all
 ranks together.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -203,6 +204,36 @@ def train_ours(rank: int, world: int, case: Case) -> Held:
         name: p.grad.clone() for name, p in strategy.named_parameters()
     }
     return Held(groups.at, tensors, [strategy.mean(loss).item()])
+
+
+def take_steps(
+    rank: int, world: int, name: str, layout: str, dtype: torch.dtype
+) -> list[float]:
+    """Return loss and norm of each of three steps of a contestant."""
+    import megatron_cpu
+
+    megatron_cpu.patch()
+    from workshop.lab1.megatron import contestants, training
+    from workshop.training.launch import Job
+
+    job = Job(rank, world, torch.device("cpu"))
+    contestant = contestants.named(layout, BATCH, BATCH, 2)
+    case = Case(
+        contestant.layout.tensor,
+        contestant.layout.pipeline,
+        num_microbatches=contestant.num_microbatches,
+    )
+    at = case.dims.coordinate(rank)
+    settings = functools.partial(training.Settings, dtype)
+    narrow = mock.patch.object(
+        training, "Settings", lambda _, *args, **kw: settings(*args, **kw)
+    )
+    with narrow, contestants.ready(name, contestant, CONFIG, job) as step:
+        return [
+            value
+            for number in range(3)
+            for value in step(micro_batches(case, number, at.dp)).tolist()
+        ]
 
 
 def unshard_ours(name: str, parts: list[Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import megatron_cases
 import pytest
+import torch
 from megatron_cases import (
     RANKS,
     Case,
@@ -130,6 +131,25 @@ def test_a_planted_bug_is_caught(
     ratio = f"{caught.value.ratio:.6g}"
     record_property("planted bug", (name, caught.value.check, ratio))
     assert caught.value.check == caught_by
+
+
+@pytest.mark.parametrize("layout", ["dp4", "tp2-pp2-sp", "pp2-v2"])
+def test_the_contestants_learn_alike(pool: Pool, layout: str) -> None:
+    """In float32 to its precision; bfloat16 weights come near it."""
+
+    def reports(name: str, dtype: torch.dtype) -> list[float]:
+        arguments = (name, layout, dtype)
+        ranks = pool.run(megatron_cases.take_steps, *arguments, timeout=120)
+        assert all(rank == pytest.approx(ranks[0]) for rank in ranks)
+        return ranks[0]
+
+    ours = reports("ours", torch.float32)
+    for name in ("megatron", "megatron-flash"):
+        its = reports(name, torch.float32)
+        assert its == pytest.approx(ours, rel=1e-4)
+        narrow = reports(name, torch.bfloat16)
+        assert narrow == pytest.approx(ours, rel=0.05)
+        assert narrow != its
 
 
 def test_without_a_gpu_it_says_so_in_one_sentence(monkeypatch) -> None:

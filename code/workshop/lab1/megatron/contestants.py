@@ -1,0 +1,107 @@
+"""Ours and megatron-core in the same layout, one step at a time.
+
+Both begin with the same weights, bfloat16 on CUDA, and take the same
+batches.  Ours has compiled blocks; megatron-core runs with the fastest of
+its settings that need neither Transformer Engine nor Apex.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from workshop.errors import UserError
+from workshop.lab1.compare.layouts import (
+    CLIP,
+    LR,
+    SEED,
+    Contestant,
+    Trainer,
+)
+from workshop.models.gpt import GPT, GPTConfig
+from workshop.training.launch import Job
+from workshop.training.layout import Layout
+
+# megatron-flash is megatron-core with torch's fused attention plugged in.
+ATTENTION = {"megatron": "local", "megatron-flash": "flash"}
+NAMES = ("ours", *ATTENTION)
+LAYOUT = re.compile(
+    r"(?P<dp>dp\d+-?)?(tp(?P<tp>\d+)-?)?(pp(?P<pp>\d+)-?)?"
+    r"(v(?P<v>\d+)-?)?(?P<sp>sp)?"
+)
+Step = Callable[[list[tuple[Tensor, Tensor]]], Tensor]
+
+
+def named(
+    name: str, micro_batch: int, piece: int, num_microbatches: int
+) -> Contestant:
+    """Return the layout that a name such as `tp2-pp2-sp` stands for.
+
+    Args:
+        name: of `dp`, `tp`, `pp`, `v` (virtual stages) with their sizes,
+            and `sp`, in this order, joined by hyphens.
+        micro_batch: sequences of a micro-batch without a pipeline, which
+            is all of a rank's step.
+        piece: sequences of a pipeline's micro-batch.
+        num_microbatches: micro-batches of a pipeline's step.
+
+    Raises:
+        UserError: the name is another.
+    """
+    found = LAYOUT.fullmatch(name)
+    if not name or not found or name.endswith("-"):
+        raise UserError(
+            f"{name!r} is no layout: name it as in dp2, tp2-sp, pp2-v2 or "
+            "tp2-pp2"
+        )
+    pipeline, virtual = int(found["pp"] or 1), int(found["v"] or 1)
+    layout = Layout(
+        int(found["tp"] or 1),
+        pipeline,
+        bool(found["sp"]),
+        "interleaved" if virtual > 1 else "1f1b",
+        virtual,
+    )
+    if pipeline > 1:
+        return Contestant(name, layout, piece, num_microbatches)
+    return Contestant(name, layout, micro_batch, 1)
+
+
+@contextmanager
+def ready(
+    name: str, contestant: Contestant, config: GPTConfig, job: Job
+) -> Iterator[Step]:
+    """Build one of `NAMES` in a layout and yield its step.
+
+    A step takes this rank's micro-batches and returns mean loss and
+    gradient norm, (2,).
+    """
+    cuda = job.device.type == "cuda"
+    if name not in ATTENTION:
+        yield Trainer(contestant, config, job, compiled=cuda).step
+        return
+    # Only where `options.require` has found it.
+    from workshop.lab1.megatron import training
+
+    # What it fuses serves all layouts of a job; each shape gets a kernel of
+    # its own, as if the job had only this layout.
+    torch._dynamo.config.automatic_dynamic_shapes = False
+    layout = contestant.layout
+    dims = layout.dims(job.world_size, config, contestant.num_microbatches)
+    settings = training.Settings(
+        torch.bfloat16 if cuda else torch.float32,
+        LR,
+        CLIP,
+        attention=ATTENTION[name],
+    )
+    torch.manual_seed(SEED)
+    with torch.device(job.device):
+        dense = GPT(config).state_dict()
+    with training.model_parallel(layout, dims):
+        megatron = training.MegatronTraining(
+            config, layout, dims, settings, dense, job.device
+        )
+        del dense
+        yield lambda batches: megatron.step(batches, LR)
