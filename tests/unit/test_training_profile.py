@@ -233,6 +233,13 @@ def test_unequal_stages_are_told_from_the_schedules_bubble():
     assert found["imbalance"] == pytest.approx(0.5 / 5)
 
 
+def test_a_pipeline_that_starts_later_lengthens_the_span():
+    both = [passes(("F0", 0, 1), ("B0", 1, 2), offset=o) for o in (0.0, 1.0)]
+    found = profile_report.bubble(both)
+    assert found["span_ms"] == 4.0
+    assert found["schedule"] == pytest.approx(1 / 4)
+
+
 def test_without_passes_there_is_no_bubble():
     optimizer = passes(("Optimizer.step#AdamW.step", 0, 1))
     assert profile_report.bubble([optimizer, optimizer]) is None
