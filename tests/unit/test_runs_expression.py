@@ -107,3 +107,31 @@ def test_bad_expression_is_one_sentence(loader, text, says):
         expression.evaluate(text, loader)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_prediction_is_the_models() -> None:
+    """From the records that the book holds, by the same code as figures."""
+    text = 'predicted("pp2", "{}", micro_batch=4, num_microbatches=16)'
+    rate = expression.evaluate(text.format("tokens_per_s"))
+    step = expression.evaluate(text.format("step_time_s"))
+    assert rate * step == pytest.approx(4 * 16 * 1024)
+    slow = expression.evaluate(
+        'predicted("pp2", "step_time_s", micro_batch=4, num_microbatches=16,'
+        ' pp="lab1/links-2nodes")'
+    )
+    assert slow > step
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ('predicted("xx2", "total")', "a layout is named by"),
+        ('predicted("tp2", "speed")', "has no 'speed': use one of"),
+        ('predicted("tp2")', "is not allowed"),
+        ('predicted("tp2", "total", dp=run("lab1/x"))', "is not allowed"),
+        ('predicted("tp2", "total", colour=1)', "colour"),
+    ],
+)
+def test_a_wrong_prediction_is_one_sentence(text: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        expression.evaluate(text)

@@ -4,6 +4,8 @@
 `.spread` (the range over the median) describe the repeats;
 `run("lab1/x")["all_reduce_busbw{bytes=1048576}"]` names a measure with
 labels; `run("lab1/x").meta.world_size` is a value of the meta event.
+`predicted("tp2", "tokens_per_s", micro_batch=16)` is what the model says of
+a layout (`workshop.runs.predicted`).
 """
 
 import ast
@@ -15,6 +17,7 @@ from statistics import median
 from workshop.errors import UserError
 from workshop.runs import load as loading
 from workshop.runs.describe import near
+from workshop.runs.predicted import predicted
 
 Number = int | float | bool
 Loader = Callable[[str], loading.Run]
@@ -141,6 +144,12 @@ def _evaluate(node: ast.expr, loader: Loader, text: str):
             return all(_COMPARE[type(op)](a, b) for op, a, b in pairs)
         case ast.Call() if _called(node) == "run":
             return loader(_run_name(node, text))
+        case ast.Call() if _called(node) == "predicted":
+            words = {k.arg: _literal(k.value, text) for k in node.keywords}
+            names = [_literal(item, text) for item in node.args]
+            if len(names) != 2 or None in words:
+                raise _refused(node, text)
+            return predicted(loader, *names, **words)
         case ast.Call(keywords=[]) if _called(node) in _FUNCTIONS:
             return _FUNCTIONS[_called(node)](*map(value, node.args))
         case ast.Attribute(value=inner, attr=attribute):
@@ -179,6 +188,13 @@ def _number(value: object) -> Number | str:
     return value
 
 
+def _literal(node: ast.expr, text: str) -> str | Number:
+    match node:
+        case ast.Constant(value=str() | int() | float() | bool() as value):
+            return value
+    raise _refused(node, text)
+
+
 def _called(node: ast.Call) -> str:
     return node.func.id if isinstance(node.func, ast.Name) else ""
 
@@ -193,6 +209,7 @@ def _run_name(node: ast.Call, text: str) -> str:
 def _refused(node: ast.AST, text: str) -> UserError:
     part = ast.unparse(node)
     return UserError(
-        f"{part!r} in {text!r} is not allowed: use run(...), numbers, "
-        f"arithmetic, comparisons and {', '.join(_FUNCTIONS)}."
+        f"{part!r} in {text!r} is not allowed: use run(...), "
+        "predicted(...), numbers, arithmetic, comparisons and "
+        f"{', '.join(_FUNCTIONS)}."
     )
