@@ -25,7 +25,7 @@ from workshop.parallel.pipeline_stages import make_stages
 
 BATCH, SEED, SEQUENCE, HIDDEN = 2, 100, 8, 16
 SHAPE = (BATCH, SEQUENCE, HIDDEN)
-MESSAGE = BATCH * SEQUENCE * HIDDEN
+MESSAGE_BYTES = BATCH * SEQUENCE * HIDDEN * 8
 
 # Every schedule (name, p, m, v) of p up to 8, m up to 16 and v up to 4.
 PLAIN = [(name, p, m, 1) for name in ("gpipe", "1f1b")
@@ -80,8 +80,8 @@ class Case:
 class Step:
     """What a step left behind on a rank.
 
-    `gradients` are by chunk and name, `sent` the elements it sent to other
-    stages by message.
+    `gradients` are by chunk and name, `sent` the bytes of each message to
+    another stage.
     """
 
     losses: list[float]
@@ -130,7 +130,7 @@ def step_of(rank: int, world: int, case: Case) -> Step:
         [loss.item(), evaluated.item()],
         [gradients_of(unwrapped(chunk)) for chunk in pipeline.chunks],
         trace,
-        [e.elements for e in ledger.entries if e.operation == "send"],
+        [e.ring_bytes for e in ledger.entries if e.operation == "send"],
     )
 
 
@@ -189,13 +189,20 @@ def check_trace(case: Case, dense: Step, ranks: list[Step]) -> None:
 
 
 def check_traffic(case: Case, dense: Step, ranks: list[Step]) -> None:
-    """All ranks together send 2 m (pv - 1) messages of b·s·h elements."""
+    """A rank sends b·s·h elements for each F and B of each of its stages.
+
+    But the last stage sends no activations and the first no gradients, so
+    all together send (pv - 1) m messages each way.
+    """
     p = len(ranks) // case.dp
-    sent = [elements for step in ranks for elements in step.sent]
-    handed = 2 * case.num_microbatches * (p * case.v - 1) * case.dp
-    if sent != [MESSAGE] * handed:
-        ratio = sum(sent) / (MESSAGE * handed)
-        raise Mismatch("traffic", ratio, f"{len(sent)} messages were sent")
+    for rank, step in enumerate(ranks):
+        at = rank // case.dp
+        messages = 2 * case.v - (at == 0) - (at == p - 1)
+        due = [MESSAGE_BYTES] * messages * case.num_microbatches
+        if step.sent != due:
+            ratio = sum(step.sent) / sum(due)
+            text = f"rank {rank} sent {len(step.sent)} messages"
+            raise Mismatch("traffic", ratio, text)
 
 
 CHECKS = (check_gradients, check_loss, check_trace, check_traffic)

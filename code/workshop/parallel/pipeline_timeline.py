@@ -36,6 +36,29 @@ class Timeline:
     def __init__(self, ranks: list[list[Timed]]) -> None:
         self.ranks = ranks
 
+    @classmethod
+    def from_rows(cls, rows: list[list[list]]) -> "Timeline":
+        """Return the timeline whose `rows()` these are."""
+        return cls(
+            [
+                [
+                    Timed(Operation(kind, microbatch, chunk), start, end)
+                    for kind, microbatch, chunk, start, end in operations
+                ]
+                for operations in rows
+            ]
+        )
+
+    def rows(self) -> list[list[list]]:
+        """Return it as JSON holds it, for the artifact of a run.
+
+        For every rank a list of [kind, micro-batch, chunk, start, end].
+        """
+        return [
+            [[*operation, start, end] for operation, start, end in timed]
+            for timed in self.ranks
+        ]
+
     @property
     def start(self) -> float:
         """When the first operation of any rank starts."""
