@@ -105,7 +105,8 @@ class RankProfile:
     table.  While it waits it costs nothing.
 
     Every rank makes one and calls `at` for every step: after the last one
-    the ranks send what they found to rank 0.
+    the ranks send what they found to rank 0.  An evaluation or a checkpoint
+    between two of these steps counts with the earlier one.
     """
 
     def __init__(
