@@ -15,6 +15,7 @@ from workshop.training.metrics import (
     format_step,
     metrics_path,
 )
+from workshop.training.tensorboard import ScalarWriter
 
 STEP = {
     "step": 12,
@@ -138,7 +139,7 @@ def scalars(folder):
 
 
 def test_tensorboard_reads_losses_and_speeds_back(tmp_path):
-    with MetricsWriter(None, tensorboard=tmp_path / "events") as writer:
+    with ScalarWriter(None, tmp_path / "events") as writer:
         writer.meta(seed=1)
         for step in (1, 2, 3):
             writer.step(**{**STEP, "step": step, "loss": 4.0 / step})
@@ -159,7 +160,7 @@ def test_tensorboard_reads_losses_and_speeds_back(tmp_path):
 
 def test_a_resumed_run_replaces_what_tensorboard_had(tmp_path):
     for start, loss in ((0, 4.0), (2, 1.0)):
-        with MetricsWriter(None, start, tmp_path) as writer:
+        with ScalarWriter(None, tmp_path, start) as writer:
             for step in range(start + 1, 5):
                 writer.step(step=step, loss=loss)
     assert scalars(tmp_path)["loss/training"] == [
@@ -170,7 +171,7 @@ def test_a_resumed_run_replaces_what_tensorboard_had(tmp_path):
 def test_without_tensorboard_there_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match="pip install tensorboard"):
-        MetricsWriter(None, tensorboard=tmp_path / "events")
+        ScalarWriter(None, tmp_path / "events")
     assert not (tmp_path / "events").exists()
     MetricsWriter(tmp_path / "metrics.jsonl").close()
 
@@ -178,4 +179,4 @@ def test_without_tensorboard_there_is_one_sentence(tmp_path, monkeypatch):
 def test_an_unwritable_tensorboard_folder_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="name another folder"):
-        MetricsWriter(None, tensorboard=tmp_path / "file" / "events")
+        ScalarWriter(None, tmp_path / "file" / "events")

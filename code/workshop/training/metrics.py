@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Self
 
 from workshop.errors import UserError
-from workshop.training.tensorboard import ScalarLog
 
 
 def metrics_path(argument: str | None) -> str | None:
@@ -26,25 +25,16 @@ class MetricsWriter:
 
     Only rank 0 of a job should be given a path.  An existing file is
     replaced.  With `resumed_at=n` it is continued: what an interrupted run
-    wrote after step n, from where it will be repeated, is dropped.  With a
-    folder `tensorboard` the steps, and the measures that have the label
-    `step`, go into event files there as well.
+    wrote after step n, from where it will be repeated, is dropped.
 
-    Raises `UserError` when the file cannot be opened, or when TensorBoard's
-    cannot.
+    Raises `UserError` when the file cannot be opened.
     """
 
     def __init__(
-        self,
-        path: str | os.PathLike | None,
-        resumed_at: int = 0,
-        tensorboard: str | os.PathLike | None = None,
+        self, path: str | os.PathLike | None, resumed_at: int = 0
     ) -> None:
         self._file = None
         self._has_meta = False
-        self._scalars = (
-            ScalarLog(tensorboard, resumed_at) if tensorboard else None
-        )
         if path is None:
             return
         kept = _events_until(Path(path), resumed_at) if resumed_at else []
@@ -71,8 +61,6 @@ class MetricsWriter:
     def step(self, **fields: object) -> None:
         """Write one training step: the fields of `format_step`, and more."""
         self._write({"event": "step", **fields})
-        if self._scalars is not None:
-            self._scalars.step(fields)
 
     def measure(
         self, name: str, value: float, unit: str, **labels: object
@@ -87,14 +75,9 @@ class MetricsWriter:
                 "labels": labels,
             }
         )
-        if self._scalars is not None and "step" in labels:
-            self._scalars.measure(name, value, labels["step"])
 
     def close(self) -> None:
-        """Close the files; later events are lost."""
-        if self._scalars is not None:
-            self._scalars.close()
-            self._scalars = None
+        """Close the file; later events are lost."""
         if self._file is not None:
             self._file.close()
             self._file = None

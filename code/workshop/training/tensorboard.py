@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from workshop.errors import UserError
+from workshop.training.metrics import MetricsWriter
 
 SHOWN = {
     "loss": "loss/training",
@@ -20,18 +21,22 @@ SHOWN = {
 MEASURES = {"held_out_loss": "loss/held-out"}
 
 
-class ScalarLog:
-    """Writes scalars into event files in `folder`, for rank 0 alone.
+class ScalarWriter(MetricsWriter):
+    """A `MetricsWriter` whose steps go to TensorBoard in `folder` as well.
 
-    With `resumed_at=n` TensorBoard drops what an interrupted run wrote
-    after step n.
+    So do the measures that have the label `step`.  For rank 0 alone.  With
+    `resumed_at=n` TensorBoard drops what an interrupted run wrote after
+    step n.
 
     Raises `UserError` when the package tensorboard is not installed, or
-    when the folder cannot be written.
+    when a file cannot be written.
     """
 
     def __init__(
-        self, folder: str | os.PathLike, resumed_at: int = 0
+        self,
+        path: str | os.PathLike | None,
+        folder: str | os.PathLike,
+        resumed_at: int = 0,
     ) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -41,6 +46,7 @@ class ScalarLog:
                 "which is not installed here: install it with `pip install "
                 "tensorboard`, or leave out --tensorboard"
             ) from None
+        super().__init__(path, resumed_at)
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
             self._events = SummaryWriter(
@@ -53,16 +59,23 @@ class ScalarLog:
                 f"({error.strerror}): name another folder with --tensorboard"
             ) from None
 
-    def step(self, fields: dict) -> None:
-        """Write what `SHOWN` names of a step event."""
+    def step(self, **fields: object) -> None:
+        """Write a step, and what `SHOWN` names of it as scalars."""
+        super().step(**fields)
         for name, tag in SHOWN.items():
             if fields.get(name) is not None:
                 self._events.add_scalar(tag, fields[name], fields["step"])
 
-    def measure(self, name: str, value: float, step: int) -> None:
-        """Write a measure that belongs to a step."""
-        self._events.add_scalar(MEASURES.get(name, name), value, step)
+    def measure(
+        self, name: str, value: float, unit: str, **labels: object
+    ) -> None:
+        """Write a measure, as a scalar too if it belongs to a step."""
+        super().measure(name, value, unit, **labels)
+        if "step" in labels:
+            tag = MEASURES.get(name, name)
+            self._events.add_scalar(tag, value, labels["step"])
 
     def close(self) -> None:
-        """Write what is still in memory, and end."""
+        """Close all files; later events are lost."""
+        super().close()
         self._events.close()
