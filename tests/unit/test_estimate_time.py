@@ -34,9 +34,11 @@ from workshop.estimate.time import (
     update_seconds,
 )
 from workshop.models.gpt import CONFIGS
+from workshop.notebook.layout_model import curve, predict
 from workshop.parallel import pipeline_schedule
 from workshop.parallel.pipeline_schedule import make_schedule
 from workshop.parallel.pipeline_simulator import simulate
+from workshop.runs.load import load
 
 GPT_1_3B = asdict(CONFIGS["gpt-1.3b"])
 LINK = link(20.0, 300.0)
@@ -246,3 +248,21 @@ def test_the_update_moves_thirty_bytes_a_parameter():
     whole = update_seconds(GPT_1_3B, layout(), 4000)
     assert whole == pytest.approx(optimizer_seconds(1_313_722_368, 4000))
     assert update_seconds(GPT_1_3B, layout(pp=2), 4000) < 0.6 * whole
+
+
+@pytest.mark.parametrize("way", ["naive", "overlapped"])
+@pytest.mark.parametrize(
+    ("gpus", "links"), [("2gpu", "links-1node"), ("2nodes", "links-2nodes")]
+)
+def test_the_recorded_runs_take_as_long_as_predicted(gpus, links, way):
+    """Within 10 %, by the all-reduce's measured curve."""
+    parts = predict(
+        load("lab1/gpt-1.3b-1gpu"),
+        load("lab1/links-1node"),
+        layout(dp=2, micro_batch=16),
+        {"dp": curve(load(f"lab1/{links}"))},
+        overlap=way == "overlapped",
+    )
+    run = load(f"lab1/gpt-1.3b-{gpus}-{way}")
+    step = run.summary["step_time_s"]["median"]
+    assert parts["total"] == pytest.approx(step, rel=0.1)
