@@ -40,7 +40,7 @@ def parse() -> argparse.Namespace:
         "--micro-batches",
         type=int,
         nargs="+",
-        default=[16, 32, 64],
+        default=[16, 64, 96],
         help="sequences at once, the last of them too many",
     )
     add("--steps", type=int, default=3, help="updates of each")
