@@ -1,7 +1,5 @@
 """Split layers under torch.compile: no graph break, the same numbers."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -56,10 +54,11 @@ def test_a_block_is_one_graph(pool2: Pool) -> None:
 
 
 def graphs(rank: int, world: int) -> list[int]:
-    """Return how many graphs a training step compiles, for each layout."""
+    """Return how many graphs a step compiles, tokens whole and split."""
     found = []
-    for case in LAYOUTS:
-        model = split(replace(case, backend="eager"), dist.group.WORLD)
+    for sequence_parallel in (False, True):
+        case = Case(sequence_parallel, backend="eager")
+        model = split(case, dist.group.WORLD)
         counters.clear()
         model(*case.batch(0)).backward()
         found.append(counters["stats"]["unique_graphs"])
@@ -68,7 +67,7 @@ def graphs(rank: int, world: int) -> list[int]:
 
 def test_all_blocks_share_a_graph(pool2: Pool) -> None:
     """One for the embedding, one for the blocks, one for the head."""
-    assert pool2.run(graphs) == [[3] * len(LAYOUTS)] * 2
+    assert pool2.run(graphs) == [[3, 3]] * 2
 
 
 def test_a_compiled_model_is_the_same_and_sends_the_same(
@@ -76,12 +75,13 @@ def test_a_compiled_model_is_the_same_and_sends_the_same(
 ) -> None:
     """Every part of it in one graph (fullgraph), forward and backward.
 
+    Dropout draws from the generator that code without a compiler uses.
     Without code generation, which takes a minute here: the runs on GPUs
     have it.
     """
     cases = [
-        Case(sequence_parallel, backend="aot_eager")
-        for sequence_parallel in (False, True)
+        Case(dropout=0.1, backend="aot_eager"),
+        Case(sequence_parallel=True, backend="aot_eager"),
     ]
     ranks = pool2.run(train_rank, cases, timeout=120)
     for case, of_case in zip(cases, zip(*ranks, strict=True), strict=True):

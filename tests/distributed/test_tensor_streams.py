@@ -1,12 +1,12 @@
 """Dropout drops the same where activations are the same, else another."""
 
 import torch
-import torch.distributed as dist
 from pool import Pool
 from tensor_cases import Case, split
 from torch import Tensor
+from training_cases import groups_of
 
-from workshop.groups import ParallelDims, make_groups
+from workshop.groups import ParallelDims
 from workshop.parallel.random_streams import seed_streams, stream
 
 SEED = 7
@@ -20,7 +20,7 @@ def masks(
     The first passes of a model, the same passes again after seeding, and
     the last of them again after restoring the state between them.
     """
-    groups = make_groups(dims)
+    groups = groups_of(dims)
     case = Case(sequence_parallel, dropout=0.5)
     model = split(case, groups.tp)
     seen: list[Tensor] = []
@@ -75,20 +75,3 @@ def test_streams_are_shared_by_tensor_parallel_ranks_alone() -> None:
     for at in places:
         first = at._replace(tp=0)
         assert stream(dims, at, False) == stream(dims, first, False)
-
-
-def compiled_losses(rank: int, world: int) -> list[float]:
-    """Return losses with dropout of a compiled model, drawn twice."""
-    dims = ParallelDims(tp=world)
-    case = Case(dropout=0.5, backend="aot_eager")
-    model = split(case, dist.group.WORLD)
-    losses = []
-    for _ in range(2):
-        seed_streams(SEED, dims, dims.coordinate(rank), False)
-        losses.append(model(*case.batch(0)).item())
-    return losses
-
-
-def test_compiled_code_draws_from_the_same_stream(pool2: Pool) -> None:
-    (a, b), (c, d) = pool2.run(compiled_losses)
-    assert a == b == c == d

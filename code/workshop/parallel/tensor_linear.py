@@ -23,7 +23,7 @@ What t ranks do not share of a layer, without sequence parallelism, is what
 happens to whole activations. Compiled, the kernels between the products read
 or write b·s·h elements 9 times forward (2 for the first LayerNorm, 3 for
 bias, residual and second LayerNorm, 4 for the last sum, which the compiler
-starts again from x) and about 15 times backward. Sequence parallelism
+starts again from x) and about 16 times backward. Sequence parallelism
 divides all of these by t.
 """
 
