@@ -139,7 +139,7 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not():
 
 
 def test_ten_billion_parameters_need_two_devices():
-    model = asdict(GPTConfig(32, 5120, 40, 1024, 50304))
+    model = asdict(CONFIGS["gpt-10b"])
     assert not fits(model, layout(), H200)
     assert fits(model, layout(tp=2), H200)
     spread = layout(pp=2, num_microbatches=4)
