@@ -102,13 +102,15 @@ def name_of(dims: ParallelDims, layout: Layout) -> str:
     return name
 
 
-def batch(step: int, copies: int) -> list[Batch]:
+def batch(step: int, copies: int, device: torch.device) -> list[Batch]:
     """Return the micro-batches of a step, for each data parallel index."""
     generator = torch.Generator().manual_seed(step)
     size = (MICRO_BATCH, CONFIG.sequence + 1)
     draws = [
         [
-            torch.randint(CONFIG.vocabulary, size, generator=generator)
+            torch.randint(CONFIG.vocabulary, size, generator=generator).to(
+                device
+            )
             for _ in range(NUM_MICROBATCHES)
         ]
         for _ in range(copies)
@@ -116,24 +118,26 @@ def batch(step: int, copies: int) -> list[Batch]:
     return [[(x[:, :-1], x[:, 1:]) for x in micro] for micro in draws]
 
 
-def dense() -> GPT:
+def dense(device: torch.device) -> GPT:
     """Return the dense model, with the same weights on every rank."""
     torch.manual_seed(SEED)
-    return GPT(CONFIG).double()
+    return GPT(CONFIG).to(device, torch.float64)
 
 
-def train(dims: ParallelDims, layout: Layout, steps: int) -> Result:
+def train(
+    dims: ParallelDims, layout: Layout, steps: int, device: torch.device
+) -> Result:
     """Train in a layout and densely, step by step, and compare."""
     groups = make_groups(dims)
     strategy = make_strategy(
-        dense(), layout, groups, MICRO_BATCH, NUM_MICROBATCHES
+        dense(device), layout, groups, MICRO_BATCH, NUM_MICROBATCHES
     )
     mine = torch.optim.SGD(strategy.parameters, lr=RATE, fused=True)
-    reference = dense()
+    reference = dense(device)
     theirs = torch.optim.SGD(reference.parameters(), lr=RATE)
     losses, norms, errors = [], [], []
     for step in range(steps):
-        parts = batch(step, dims.dp)
+        parts = batch(step, dims.dp, device)
         theirs.zero_grad()
         pairs = [pair for part in parts for pair in part]
         whole = [torch.cat(x) for x in zip(*pairs, strict=True)]
@@ -188,7 +192,7 @@ def main() -> None:
                 micro_batch=MICRO_BATCH,
             )
             for dims, layout in layouts(job.world_size):
-                mine = train(dims, layout, args.steps)
+                mine = train(dims, layout, args.steps, job.device)
                 report(job, writer, name_of(dims, layout), mine)
 
 

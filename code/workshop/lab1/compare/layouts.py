@@ -8,7 +8,6 @@ from torch import Tensor
 
 from workshop.groups import Coordinate, Groups, ParallelDims, make_groups
 from workshop.models.gpt import GPT, GPTConfig
-from workshop.parallel.pipeline import Pipeline
 from workshop.parallel.pipeline_schedule import make_schedule
 from workshop.training.hybrid import Pipelined, Strategy, make_strategy
 from workshop.training.launch import Job
@@ -119,20 +118,21 @@ class Trainer:
     ) -> None:
         """Give a pipeline another schedule, or other micro-batches.
 
-        The stages stay as they are, compiled once. With `align` the ranks
+        The stages and their connections stay as they are. With `align` the ranks
         wait for each other before a step, so that the times of their traces
         can be compared.
         """
         strategy = self.strategy
         assert isinstance(strategy, Pipelined)
-        before, group = strategy.pipeline, self.groups.pp
-        order = make_schedule(
-            schedule, group.size(), num_microbatches, len(strategy.models)
+        strategy.pipeline.reorder(
+            make_schedule(
+                schedule,
+                self.groups.pp.size(),
+                num_microbatches,
+                len(strategy.models),
+            )
         )
-        before.close()
-        strategy.pipeline = Pipeline(
-            strategy.models, order, group, before.shape, align=align
-        )
+        strategy.pipeline.align = align
 
 
 class Labelled:
