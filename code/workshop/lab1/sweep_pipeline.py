@@ -7,6 +7,9 @@ formula.
 """
 
 import argparse
+import json
+import os
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -31,6 +34,8 @@ from workshop.training.report import memory_gib
 NUMBERS = (1, 2, 4, 8, 16, 32)
 OTHERS = (4, 16)
 CHUNKS = 2
+DRAWN = 16
+"""The most micro-batches whose operations are kept, to be drawn."""
 MODES = {"1f1b": 1, "gpipe": 1, "interleaved": CHUNKS}
 
 
@@ -168,7 +173,8 @@ class Sweep:
         seconds = max(rank[0] for rank in ranks)
         tokens = self.args.micro_batch * m * self.config.sequence
         rate = tokens / seconds
-        shares = Timeline([rank[2] for rank in ranks]).shares()
+        trace = Timeline([rank[2] for rank in ranks])
+        shares = trace.shares()
         due = predicted_bubble(p, m, v)
         labels = {"schedule": schedule, "m": m, "round": number}
         measure = self.writer.measure
@@ -186,6 +192,8 @@ class Sweep:
         for rank, (_, gib, _) in enumerate(ranks):
             measure("memory_gib", gib, "GiB", rank=rank, **labels)
         if self.job.first:
+            if number == 0 and m <= DRAWN:
+                keep(trace, f"{schedule}-m{m}.json")
             held = " ".join(f"{gib:5.1f}" for _, gib, _ in ranks)
             print(
                 f"round {number} | {schedule:11s} m {m:2d} | tokens/s "
@@ -194,6 +202,13 @@ class Sweep:
                 f"{held}",
                 flush=True,
             )
+
+
+def keep(trace: Timeline, name: str) -> None:
+    """Write the operations of a step where a record keeps artifacts."""
+    folder = Path(os.environ.get("WORKSHOP_ARTIFACTS", "."))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(trace.rows()))
 
 
 def main() -> None:
