@@ -6,6 +6,7 @@ ranks together.
 """
 
 import functools
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -184,6 +185,8 @@ def train_rank(rank: int, world: int, case: Case) -> Held:
             for stage in megatron.stages
             for name, p in weights.named(stage)
         }
+    del megatron
+    close_groups()
     return Held(at, tensors, report)
 
 
@@ -203,7 +206,18 @@ def train_ours(rank: int, world: int, case: Case) -> Held:
     tensors = {
         name: p.grad.clone() for name, p in strategy.named_parameters()
     }
-    return Held(groups.at, tensors, [strategy.mean(loss).item()])
+    report = [strategy.mean(loss).item()]
+    close_groups()
+    return Held(groups.at, tensors, report)
+
+
+def close_groups() -> None:
+    """Close all groups but the first: each holds threads."""
+    gc.collect()
+    dist.barrier()
+    for group in list(dist.distributed_c10d._world.pg_map):
+        if group is not dist.group.WORLD:
+            dist.destroy_process_group(group)
 
 
 def take_steps(
@@ -229,11 +243,13 @@ def take_steps(
         training, "Settings", lambda _, *args, **kw: settings(*args, **kw)
     )
     with narrow, contestants.ready(name, contestant, CONFIG, job) as step:
-        return [
+        values = [
             value
             for number in range(3)
             for value in step(micro_batches(case, number, at.dp)).tolist()
         ]
+    close_groups()
+    return values
 
 
 def unshard_ours(name: str, parts: list[Tensor]) -> Tensor:

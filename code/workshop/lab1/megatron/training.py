@@ -80,8 +80,14 @@ def model_parallel(layout: Layout, dims: ParallelDims) -> Iterator[None]:
         virtual_pipeline_model_parallel_size=virtual if virtual > 1 else None,
         create_gloo_process_groups=False,
     )
+    # It forgets its groups without closing them, and each holds threads
+    # and, on GPUs, buffers.
+    groups = parallel_state._global_process_group_list[1:]
     try:
         yield
+        dist.barrier()
+        for group in groups:
+            dist.destroy_process_group(group)
     finally:
         parallel_state.destroy_model_parallel()
 
