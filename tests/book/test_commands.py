@@ -1,6 +1,8 @@
 """Every launch command that is written anywhere runs, in a small size."""
 
 import importlib.util
+import itertools
+import math
 import os
 import subprocess
 import sys
@@ -28,6 +30,7 @@ SMALL = {
     ),
     "workshop.lab1.measure_links": "--small",
     "workshop.lab1.compare_ddp": "--small",
+    "workshop.lab1.one_rank": "--small",
     "workshop.lab1.check_layouts": "--steps 1",
     "workshop.lab1.compare_layouts": "--small --rounds 1",
     "workshop.lab1.sweep_pipeline": "--small",
@@ -69,6 +72,13 @@ def training() -> list[commands.Command]:
     return list(kinds.values())
 
 
+def ranks_of(arguments: list[str]) -> int:
+    """Return how many ranks the layout of a command needs, at least two."""
+    sizes = ("--tensor-parallel-size", "--pipeline-parallel-size")
+    pairs = itertools.pairwise(arguments)
+    return max(2, math.prod(int(v) for name, v in pairs if name in sizes))
+
+
 def small(command: commands.Command, folder: Path) -> list[str]:
     """Return the same command in a small size, writing into `folder`."""
     module, arguments = module_of(command.words)
@@ -87,7 +97,7 @@ def small(command: commands.Command, folder: Path) -> list[str]:
             kept.append(argument)
     launcher = [str(PROGRAMS / "python"), "-m", module]
     if program(command.words) == "torchrun":
-        ranks = ["--standalone", "--nproc-per-node", "2"]
+        ranks = ["--standalone", "--nproc-per-node", str(ranks_of(kept))]
         launcher = [str(PROGRAMS / "torchrun"), *ranks, "-m", module]
     return [*launcher, *kept, *SMALL[module].split()]
 

@@ -51,6 +51,7 @@ from workshop.training.metrics import MetricsWriter, metrics_path
 from workshop.training.optimizer import make_optimizer
 from workshop.training.report import Reporter
 from workshop.training.state import TrainingState
+from workshop.training.tensorboard import ScalarWriter
 
 TINY_MIB = 1.0
 
@@ -106,12 +107,17 @@ def train_on(
         for part in tokens
     ]
     path = metrics_path(args.metrics) if job.first else None
-    writer = together(lambda: MetricsWriter(path, resumed_at=start))
+    events = args.tensorboard if job.first else None
+    writer = together(
+        lambda: ScalarWriter(path, events, start)
+        if events
+        else MetricsWriter(path, start)
+    )
     flops = flops_per_token(
         parameters, config.layers, config.hidden, config.sequence
     )
     name = device_name(job)
-    trace = together(lambda: trace_of(args, job, writer, start))
+    profiler = together(lambda: profiler_of(args, job, writer, start))
     reporter = Reporter(
         job,
         writer,
@@ -119,7 +125,7 @@ def train_on(
         flops,
         peak_flops(name),
         args.log_every,
-        start + args.warmup_steps + (profile.STEPS if args.trace else 0),
+        start + args.warmup_steps + profiled_steps(args),
     )
     writer.meta(
         **{k: v for k, v in vars(args).items() if k != "metrics"},
@@ -154,7 +160,7 @@ def train_on(
             args.save_every,
         ),
         reporter,
-        trace,
+        profiler,
         start,
     )
     reporter.memory_of_ranks()
@@ -242,25 +248,34 @@ def device_name(job: Job) -> str:
     return "cpu"
 
 
-def trace_of(
+def profiled_steps(args: Namespace) -> int:
+    """Return how many steps after the warmup a profiler slows down."""
+    if args.profile:
+        return profile.PROFILED
+    return profile.STEPS if args.trace else 0
+
+
+def profiler_of(
     args: Namespace, job: Job, writer: MetricsWriter, start: int
-) -> profile.StepTrace | None:
-    """Return rank 0's trace where it was asked for.
+) -> profile.StepTrace | profile.RankProfile | None:
+    """Return this rank's profiler: `--trace` has one on rank 0 alone.
 
     Raises `UserError` when the run is too short for it.
     """
-    if not args.trace:
+    steps = profiled_steps(args)
+    if not steps:
         return None
     after = start + args.warmup_steps
-    if args.steps < after + profile.STEPS:
+    if args.steps < after + steps:
+        flag = "--profile" if args.profile else "--trace"
         raise UserError(
-            f"--trace records {profile.STEPS} steps after step {after} and "
-            f"--steps is {args.steps}: give {after + profile.STEPS} or more"
+            f"{flag} records {steps} steps after step {after} and --steps "
+            f"is {args.steps}: give {after + steps} or more"
         )
-    if not job.first:
-        return None
     folder = os.environ.get("WORKSHOP_ARTIFACTS", ".")
-    return profile.StepTrace(folder, after, writer)
+    if args.profile:
+        return profile.RankProfile(folder, job, start, after, writer)
+    return profile.StepTrace(folder, after, writer) if job.first else None
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from workshop.errors import UserError
 from workshop.models.gpt import CONFIGS
 from workshop.parallel.pipeline_schedule import NAMES
 from workshop.training.layout import Layout
-from workshop.training.profile import STEPS
+from workshop.training.profile import PROFILED, STEPS
 from workshop.training.strategy import WAYS
 
 TOKENIZER_OF_TINY = 1024
@@ -136,11 +136,19 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="first steps, left out of summaries: they compile and connect",
     )
     add("--metrics", metavar="PATH", help="JSONL file of every step")
-    add(
+    add("--tensorboard", metavar="DIR", help="event files of losses")
+    profiler = parser.add_mutually_exclusive_group()
+    profiler.add_argument(
         "--trace",
         action="store_true",
-        help=f"profile {STEPS} steps after the warmup, into "
+        help=f"trace {STEPS} steps of rank 0 after the warmup, into "
         "$WORKSHOP_ARTIFACTS/trace.json.gz",
+    )
+    profiler.add_argument(
+        "--profile",
+        action="store_true",
+        help=f"profile {PROFILED} steps of every rank after the warmup, into "
+        "$WORKSHOP_ARTIFACTS/profile.txt and traces beside it",
     )
     args = parser.parse_args(argv)
     if args.lr is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from workshop.data.batches import Batches
 from workshop.training.clock import Mark, StepClock
 from workshop.training.evaluate import held_out_loss
-from workshop.training.profile import StepTrace
+from workshop.training.profile import RankProfile, StepTrace
 from workshop.training.report import Reporter
 from workshop.training.schedule import learning_rate
 from workshop.training.state import TrainingState
@@ -42,7 +42,7 @@ def train(
     held_out: Batches,
     options: Options,
     reporter: Reporter,
-    trace: StepTrace | None = None,
+    profiler: StepTrace | RankProfile | None = None,
     start: int = 0,
 ) -> None:
     """Train from step `start` to `options.steps`.
@@ -52,8 +52,8 @@ def train(
     device = state.job.device
     batches = training.on(device, start)
     unread: Mark | None = None
-    if trace is not None:
-        trace.at(start)
+    if profiler is not None:
+        profiler.at(start)
     clock = StepClock(device)
     for step in range(start + 1, options.steps + 1):
         rate = learning_rate(
@@ -75,7 +75,7 @@ def train(
         if unread is not None:
             reporter.step(unread)
         unread = mark
-        pause = trace is not None and trace.at(step)
+        pause = profiler is not None and profiler.at(step)
         evaluates = options.eval_every and (
             last or step % options.eval_every == 0
         )
