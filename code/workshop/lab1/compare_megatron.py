@@ -129,8 +129,8 @@ class Comparison:
             )
             if name.startswith("dp") and not name.startswith(f"dp{dims.dp}"):
                 raise UserError(
-                    f"{world} ranks have room for {dims.dp} copies of the "
-                    f"model in the layout {name}: launch another number"
+                    f"{name} does not fit the ranks, world size {world}: "
+                    f"data parallel size {dims.dp} would"
                 )
             found.append(contestant)
         return found

@@ -1,0 +1,116 @@
+"""Ours beside megatron-core: names of layouts, the table, the command."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workshop.errors import UserError
+from workshop.lab1 import compare_megatron
+from workshop.lab1.megatron.contestants import named
+from workshop.lab1.megatron.kernels import PARTS, side_by_side
+from workshop.training.layout import Layout
+from workshop.training.trace_groups import GROUPS
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "micro_batches"),
+    [
+        ("dp2", Layout(), (16, 1)),
+        ("tp2", Layout(tensor=2), (16, 1)),
+        ("tp4-sp", Layout(tensor=4, sequence_parallel=True), (16, 1)),
+        ("pp2", Layout(pipeline=2), (4, 8)),
+        ("dp2-tp2-pp2", Layout(tensor=2, pipeline=2), (4, 8)),
+        (
+            "pp2-v3",
+            Layout(pipeline=2, schedule="interleaved", virtual_stages=3),
+            (4, 8),
+        ),
+    ],
+)
+def test_a_name_is_a_layout(name, layout, micro_batches) -> None:
+    found = named(name, 16, 4, 8)
+    assert found.layout == layout
+    assert (found.micro_batch, found.num_microbatches) == micro_batches
+
+
+@pytest.mark.parametrize("name", ["", "tp", "tp2-", "sp-tp2", "ep2", "tp-2"])
+def test_another_name_is_refused_in_one_sentence(name: str) -> None:
+    with pytest.raises(UserError, match="is no layout: name it as in dp2"):
+        named(name, 16, 4, 8)
+
+
+def profile_of(ranks: list[float]) -> dict:
+    """Return a profile in which all times of a rank are one number."""
+    return {
+        "ranks": [
+            {
+                **dict.fromkeys(PARTS, ms),
+                "groups": dict.fromkeys(GROUPS, ms),
+                "kernels": [{"name": f"kernel of {ms}", "ms": ms}],
+            }
+            for ms in ranks
+        ]
+    }
+
+
+def test_profiles_stand_side_by_side(tmp_path: Path) -> None:
+    for name, ranks in {"ours": [1.0, 3.0], "megatron": [5.0, 6.0]}.items():
+        (tmp_path / name).mkdir()
+        text = json.dumps(profile_of(ranks))
+        (tmp_path / name / "profile.json").write_text(text)
+    lines = side_by_side(tmp_path, ["ours", "megatron"]).splitlines()
+    assert lines[0].split()[-2:] == ["ours", "megatron"]
+    assert len(lines) == 1 + len(PARTS) + len(GROUPS)
+    assert all(line.split()[-2:] == ["2.00", "5.50"] for line in lines[1:])
+    whole = json.loads((tmp_path / "kernels.json").read_text())
+    assert whole["megatron"]["parts"]["attention"] == 5.5
+    assert whole["ours"]["kernels"][0]["name"] == "kernel of 1.0"
+
+
+def launch(folder: Path, *command: str) -> subprocess.CompletedProcess:
+    """Run a program of the environment on the CPU."""
+    program, *arguments = command
+    return subprocess.run(
+        [Path(sys.executable).with_name(program), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+            "WORKSHOP_METRICS": str(folder / "metrics.jsonl"),
+            "WORKSHOP_ARTIFACTS": str(folder),
+        },
+    )
+
+
+def test_the_command_rehearses_ours_without_a_gpu(tmp_path: Path) -> None:
+    command = compare_megatron.__doc__.splitlines()[0].split()
+    options = ("--layouts", "tp2", "--rounds", "1", "--profile", "tp2")
+    done = launch(tmp_path, *command, *options)
+    assert done.returncode == 0, done.stderr
+    assert "megatron-core computes on GPUs alone: only ours" in done.stdout
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    meta, *events = [json.loads(line) for line in lines]
+    assert meta["contestants"] == ["ours"] and meta["small"]
+    labels = {"contestant": "ours", "layout": "tp2", "round": 0}
+    turn = {e["name"]: e for e in events if e["labels"] == labels}
+    assert {"tokens_per_s", "tflops_per_gpu", "loss"} <= turn.keys()
+    assert all(event["value"] > 0 for event in turn.values())
+    whole = json.loads((tmp_path / "tp2" / "kernels.json").read_text())
+    assert whole["ours"]["parts"]["matrix products"] > 0
+
+
+def test_a_layout_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
+    module = compare_megatron.__name__
+    done = launch(tmp_path, "python", "-m", module, "--layouts", "dp4")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: dp4 does not fit the ranks, world size 1: data parallel "
+        "size 1 would\n"
+    )
