@@ -1,4 +1,4 @@
-"""The same GPT in different layouts, each ready to take one step at a time."""
+"""The same GPT in different layouts, ready to take one step at a time."""
 
 from dataclasses import dataclass
 
@@ -118,9 +118,9 @@ class Trainer:
     ) -> None:
         """Give a pipeline another schedule, or other micro-batches.
 
-        The stages and their connections stay as they are. With `align` the ranks
-        wait for each other before a step, so that the times of their traces
-        can be compared.
+        The stages and their connections stay as they are. With `align` the
+        ranks wait for each other before a step, so that the times of their
+        traces can be compared.
         """
         strategy = self.strategy
         assert isinstance(strategy, Pipelined)
