@@ -31,6 +31,12 @@ _MATRIX = (
     r"|addmm|(^|[^a-z])(b|baddb)?mm(backward|$|[^a-z])"
     r"|aten::(linear|addmv|mv|dot)$"
 )
+# softmax_warp: torch's for rows of at most 1,024, as unfused attention has
+# them; the loss's rows are the vocabulary.
+_ATTENTION = (
+    r"flash|fmha|sdpa|attention|compute_dot_do_o|convert_dq_to"
+    r"|softmax_warp"
+)
 
 # The first that matches decides.
 _NAMES = [
@@ -41,7 +47,7 @@ _NAMES = [
         (OPTIMIZER, r"multi_tensor_apply|adam|^Optimizer\.step"),
         (
             ATTENTION,
-            r"flash|fmha|sdpa|attention|compute_dot_do_o|convert_dq_to",
+            _ATTENTION,
         ),
         (NORM, r"layer_?norm"),
         (MATRIX, _MATRIX),
