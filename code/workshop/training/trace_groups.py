@@ -45,10 +45,7 @@ _NAMES = [
         (COMMUNICATION, r"^nccl|^gloo:|^Memcpy PtoP"),
         (COPIES, r"^Mem(cpy|set)\b|aten::(copy_|_to_copy|contiguous)$"),
         (OPTIMIZER, r"multi_tensor_apply|adam|^Optimizer\.step"),
-        (
-            ATTENTION,
-            _ATTENTION,
-        ),
+        (ATTENTION, _ATTENTION),
         (NORM, r"layer_?norm"),
         (MATRIX, _MATRIX),
     )
