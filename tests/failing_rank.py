@@ -12,8 +12,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from workshop.training.failures import memory_explained
-from workshop.training.launch import launched
+from workshop.training.failures import joined, memory_explained
 
 
 def fail(how: str) -> None:
@@ -30,7 +29,7 @@ def fail(how: str) -> None:
 def main() -> None:
     """Fail on one rank, wait on the others."""
     how, rank = sys.argv[1], int(sys.argv[2])
-    with launched() as job:
+    with joined() as job:
         dist.barrier()
         if job.rank == rank:
             fail(how)

@@ -82,6 +82,11 @@ def test_changed_source_is_stale_and_named(workshop):
     assert found.breaks(release=True)
 
 
+def test_a_sentence_names_no_more_sources_than_one_reads():
+    assert check._named(("a", "b", "c")) == "a, b, c"
+    assert check._named(("a", "b", "c", "d", "e")) == "a, b, c and 2 more"
+
+
 def test_undescribed_record_is_stale(workshop):
     (workshop / "slurm" / "experiments.toml").write_text("")
     found = finding(workshop)

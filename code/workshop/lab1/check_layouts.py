@@ -17,8 +17,9 @@ from workshop.errors import UserError
 from workshop.groups import ParallelDims, make_groups
 from workshop.models.gpt import GPT, GPTConfig
 from workshop.parallel.tensor_parallel import PLAN, shard_tensor
+from workshop.training.failures import joined
 from workshop.training.hybrid import Strategy, make_strategy
-from workshop.training.launch import Job, launched, together
+from workshop.training.launch import Job, together
 from workshop.training.layout import Layout
 from workshop.training.metrics import MetricsWriter, metrics_path
 from workshop.training.step import training_step
@@ -178,7 +179,7 @@ def worst(strategy: Strategy, reference: GPT, rank: int, size: int) -> float:
 
 def main() -> None:
     """Check one layout after another and write what was found."""
-    with launched() as job:
+    with joined() as job:
         args = together(parse)
         path = metrics_path(None) if job.first else None
         with together(lambda: MetricsWriter(path)) as writer:

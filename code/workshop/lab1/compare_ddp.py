@@ -32,7 +32,8 @@ from workshop.lab1.pretrain_gpt import device_name, prepare
 from workshop.models.gpt import CONFIGS, GPT, num_parameters
 from workshop.training import trace
 from workshop.training.clock import StepClock
-from workshop.training.launch import Job, launched, together
+from workshop.training.failures import joined
+from workshop.training.launch import Job, together
 from workshop.training.metrics import MetricsWriter, metrics_path
 from workshop.training.report import memory_gib
 
@@ -231,7 +232,7 @@ class Comparison:
 
 def main() -> None:
     """Run all rounds, then the traces."""
-    with launched() as job:
+    with joined() as job:
         comparison = Comparison(job, parse())
         for number in range(comparison.args.rounds):
             comparison.round(number)

@@ -32,7 +32,8 @@ from workshop.lab1.megatron.options import require
 from workshop.lab1.pretrain_gpt import device_name, prepare
 from workshop.models.gpt import CONFIGS, GPT, num_parameters
 from workshop.training.clock import StepClock
-from workshop.training.launch import Job, launched, together
+from workshop.training.failures import joined
+from workshop.training.launch import Job, together
 from workshop.training.metrics import MetricsWriter, metrics_path
 from workshop.training.profile import PROFILED, RankProfile
 from workshop.training.report import memory_gib
@@ -237,7 +238,7 @@ class Comparison:
 
 def main() -> None:
     """Run all rounds, then the profiles."""
-    with launched() as job:
+    with joined() as job:
         comparison = Comparison(job, together(parse))
         for number in range(comparison.args.rounds):
             comparison.round(number)

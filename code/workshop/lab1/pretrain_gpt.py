@@ -42,9 +42,9 @@ from workshop.lab1.pretrain_options import layout_of, parse
 from workshop.models.gpt import CONFIGS, GPT, num_parameters
 from workshop.parallel.random_streams import seed_streams
 from workshop.training import profile
-from workshop.training.failures import memory_explained
+from workshop.training.failures import joined, memory_explained
 from workshop.training.hybrid import make_strategy
-from workshop.training.launch import Job, launched, together
+from workshop.training.launch import Job, together
 from workshop.training.layout import Layout
 from workshop.training.loop import Options, train
 from workshop.training.metrics import MetricsWriter, metrics_path
@@ -58,7 +58,7 @@ TINY_MIB = 1.0
 
 def main() -> None:
     """Train as the command line says."""
-    with launched() as job:
+    with joined() as job:
         run(job, together(parse))
 
 
@@ -109,9 +109,11 @@ def train_on(
     path = metrics_path(args.metrics) if job.first else None
     events = args.tensorboard if job.first else None
     writer = together(
-        lambda: ScalarWriter(path, events, start)
-        if events
-        else MetricsWriter(path, start)
+        lambda: (
+            ScalarWriter(path, events, start)
+            if events
+            else MetricsWriter(path, start)
+        )
     )
     flops = flops_per_token(
         parameters, config.layers, config.hidden, config.sequence

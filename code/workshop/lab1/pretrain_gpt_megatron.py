@@ -24,7 +24,8 @@ from workshop.lab1.pretrain_gpt import device_name, prepare
 from workshop.lab1.pretrain_options import layout_of
 from workshop.models.gpt import CONFIGS, GPT, num_parameters
 from workshop.training.clock import Mark, StepClock
-from workshop.training.launch import Job, launched, together
+from workshop.training.failures import joined
+from workshop.training.launch import Job, together
 from workshop.training.metrics import MetricsWriter, metrics_path
 from workshop.training.report import Reporter
 from workshop.training.schedule import learning_rate
@@ -32,7 +33,7 @@ from workshop.training.schedule import learning_rate
 
 def main() -> None:
     """Train as the command line says."""
-    with launched() as job:
+    with joined() as job:
         args = together(parse)
         together(require)
         run(job, args)

@@ -25,8 +25,9 @@ from workshop.lab1.pretrain_gpt import device_name, prepare
 from workshop.models.gpt import CONFIGS, GPT, num_parameters
 from workshop.parallel.pipeline_timeline import Timeline
 from workshop.training.clock import StepClock
+from workshop.training.failures import joined
 from workshop.training.hybrid import Pipelined
-from workshop.training.launch import Job, launched, together
+from workshop.training.launch import Job, together
 from workshop.training.layout import Layout
 from workshop.training.metrics import MetricsWriter, metrics_path
 from workshop.training.report import memory_gib
@@ -213,7 +214,7 @@ def keep(trace: Timeline, name: str) -> None:
 
 def main() -> None:
     """Measure every setting in every round."""
-    with launched() as job:
+    with joined() as job:
         args = together(parse)
         sweep = together(lambda: Sweep(job, args))
         sweep.run()

@@ -19,6 +19,8 @@ from workshop.training.metrics import format_step
 
 STATES = ("fresh", "stale", "missing", "failed", "altered", "planned")
 BREAKING = ("missing", "failed", "altered")
+SHOWN = 3
+"""How many changed sources a sentence names."""
 _HASH = re.compile(r"^sha256 (\S+) ([0-9a-f]{64})$", re.MULTILINE)
 
 
@@ -88,10 +90,17 @@ def examine(
     if changed:
         why = (
             f"{name} was recorded on {date} and its sources have changed "
-            f"since ({', '.join(changed)}): submit it again."
+            f"since ({_named(changed)}): submit it again."
         )
         return Finding(name, "stale", why, date, changed, note)
     return Finding(name, "fresh", "", date, (), note)
+
+
+def _named(sources: tuple[str, ...]) -> str:
+    """Return the first sources by name and how many more there are."""
+    names = ", ".join(sources[:SHOWN])
+    more = len(sources) - SHOWN
+    return f"{names} and {more} more" if more > 0 else names
 
 
 def alteration(name: str, found: dict, folder: Path) -> str:

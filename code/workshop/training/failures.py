@@ -23,6 +23,7 @@ from torch.distributed.elastic.multiprocessing.errors import (
 )
 
 from workshop.errors import UserError
+from workshop.training.launch import AgreedError, Job, launched
 
 GIB = 2**30
 # Weights, gradients and AdamW's states of a parameter, whether all of them
@@ -31,6 +32,25 @@ GIB = 2**30
 STATE_BYTES = 16
 PATIENCE = 2.0  # seconds; torchrun looks after its ranks every 0.1
 KEY = "workshop/failed-first"
+
+
+@contextmanager
+def joined() -> Iterator[Job]:
+    """Join the process group as `launched` does, and say who failed first.
+
+    A `UserError` that not all ranks agree on ends the job with the sentence
+    of the first rank it happened on and exit code 2, any other exception
+    with that rank's traceback and exit code 1.
+    """
+    with launched() as job:
+        try:
+            yield job
+        except AgreedError:
+            raise
+        except UserError as error:
+            refuse(str(error))
+        except Exception as error:  # noqa: BLE001 whatever it is ends the job
+            end(error)
 
 
 def failed_first() -> int:

@@ -21,8 +21,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from workshop.errors import UserError
-from workshop.training import failures
+from workshop.errors import UserError, fail
 
 T = TypeVar("T")
 
@@ -89,9 +88,7 @@ def launched() -> Iterator[Job]:
 
     Ctrl-C ends the process at once and without a traceback.  A `UserError`
     ends it with exit code 2 and one sentence: rank 0's when all ranks agree
-    on it, else that of the first rank it happened on.  After any other
-    exception the first rank that failed shows its traceback, and all ranks
-    end with exit code 1.
+    on it, else that of the rank it happened on.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_launcher()
@@ -118,9 +115,7 @@ def launched() -> Iterator[Job]:
         leave()
         sys.exit(2)
     except UserError as error:
-        failures.refuse(str(error))
-    except Exception as error:  # noqa: BLE001 whatever it is ends the job
-        failures.end(error)
+        fail(str(error))
 
 
 def end_with_launcher() -> None:
