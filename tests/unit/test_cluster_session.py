@@ -23,11 +23,20 @@ def commands_of(page: str) -> list[str]:
     """Return the argument of every `sh(...)` in a page's code cells."""
     found = []
     for cell in CELL.findall(page):
-        lines = [x for x in cell.splitlines() if x[:1] not in (":", "%", "!")]
-        for node in ast.walk(ast.parse("\n".join(lines))):
+        for node in ast.walk(ast.parse(python_of(cell))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "sh":
                 found.append(ast.literal_eval(node.args[0]))
     return found
+
+
+def python_of(cell: str) -> str:
+    """Return a cell without its options, magics and shell lines."""
+    cell = re.sub(
+        r"\A---\n.*?^---\n", "", cell, flags=re.DOTALL | re.MULTILINE
+    )
+    cell = cell.replace("\\\n", " ")
+    lines = [x for x in cell.splitlines() if x[:1] not in (":", "%", "!")]
+    return "\n".join(lines)
 
 
 def test_no_command_is_recorded_twice() -> None:
@@ -49,6 +58,9 @@ def test_a_cell_outside_the_list_is_found() -> None:
     page = "```{code-cell} ipython3\n:tags: [x]\n%matplotlib inline\n!ls\n"
     page += 'sh("sinfo")\nsh("rm " "x", check=False)\n```\n'
     assert commands_of(page) == ["sinfo", "rm x"]
+    page = "```{code-cell} ipython3\n---\ntags: [x]\n---\n!ls \\\n  -l\n"
+    page += 'sh("squeue")\n```\n'
+    assert commands_of(page) == ["squeue"]
 
 
 @pytest.fixture
