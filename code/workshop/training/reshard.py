@@ -131,7 +131,7 @@ def scatter(
 def _tensors(
     strategy: Strategy, optimizer: Optimizer
 ) -> Iterator[tuple[Label, Tensor]]:
-    """Yield what this rank has to save; a tied copy is its owner's to save."""
+    """Yield what this rank has to save; another saves a tied copy."""
     for name, parameter in strategy.named_parameters():
         if getattr(parameter, "tied_copy", False):
             continue
