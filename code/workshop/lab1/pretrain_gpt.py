@@ -192,6 +192,7 @@ def state_of(
         args.num_microbatches,
         "inductor" if args.compile else None,
     )
+    del module  # frees what other ranks hold, before the optimizer's states
     return TrainingState(
         strategy,
         make_optimizer(nn.ModuleList(strategy.chunks), args.lr),
