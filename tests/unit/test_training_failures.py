@@ -1,5 +1,7 @@
 """Out of memory in one sentence: asked for, there, needed, what to do."""
 
+import resource
+
 import psutil
 import pytest
 import torch
@@ -41,10 +43,16 @@ def test_a_smaller_batch_is_no_remedy_where_the_states_do_not_fit() -> None:
 
 def test_the_allocator_of_the_cpu_is_understood() -> None:
     with (
-        pytest.raises(UserError, match="asked for 1125899906842624 bytes"),
+        pytest.raises(UserError, match=r"asked for 1048576.00 GiB more"),
         memory_explained(10, 1, 1, CPU),
     ):
         torch.empty(2**48)
+
+
+def test_a_limit_of_the_process_is_what_it_has(monkeypatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (2**30, 2**31))
+    says = sentence(torch.OutOfMemoryError(CUDA_SAYS), 10)
+    assert "the process has 1.0 GiB" in says
 
 
 def test_other_errors_stay_what_they_are() -> None:

@@ -44,10 +44,11 @@ def parse() -> argparse.Namespace:
         help="sequences at once, the last of them too many",
     )
     add("--steps", type=int, default=3, help="updates of each")
-    add("--small", action="store_true", help="tiny model, limited memory")
+    add("--small", action="store_true", help="tiny model, 4 GiB to allocate")
     args = parser.parse_args()
     if args.small or not torch.cuda.is_available():
-        args.small, args.model, args.micro_batches = True, "tiny", [4, 8192]
+        args.small, args.model = True, "tiny"
+        args.micro_batches = [16, 256, 8192]
     return args
 
 

@@ -8,6 +8,7 @@ explains.
 
 import os
 import re
+import resource
 import sys
 import time
 import traceback
@@ -150,14 +151,19 @@ def _sentence(
     says: str, states: float, where: str, device: torch.device
 ) -> str:
     asked = re.search(
-        r"tried to allocate (\d[\d.]* \w+)", says, re.IGNORECASE
+        r"tried to allocate (\d[\d.]*) (\w+)", says, re.IGNORECASE
     )
-    what = asked[1] if asked else "memory"
+    what = " ".join(asked.groups()) if asked else "memory"
+    if asked and asked[2] == "bytes":
+        what = f"{float(asked[1]) / GIB:.2f} GiB"
     if device.type == "cuda":
         name = "GPU"
         has = torch.cuda.get_device_properties(device).total_memory
     else:
         name, has = "machine", psutil.virtual_memory().total
+        limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        if 0 <= limit < has:
+            name, has = "process", limit
     smaller = "lower --micro-batch, or " if states < has else ""
     return (
         f"out of memory: the training asked for {what} more, the {name} has "
