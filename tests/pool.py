@@ -9,6 +9,7 @@ ended, and the next call starts new ones.
 
 import contextlib
 import faulthandler
+import gc
 import multiprocessing
 import os
 import pickle
@@ -89,6 +90,26 @@ def _serve(
     # A rank that leaves while another still talks can abort the other.
     dist.barrier()
     dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def groups_closed() -> Iterator[None]:
+    """Close the groups that are made inside, on all ranks of a pool.
+
+    Each holds threads and connections, and the ranks live on: a job leaves
+    that to its end.
+    """
+    import torch.distributed as dist
+
+    known = dist.distributed_c10d._world.pg_map
+    before = set(known)
+    try:
+        yield
+    finally:
+        gc.collect()
+        dist.barrier()
+        for group in set(known) - before:
+            dist.destroy_process_group(group)
 
 
 @dataclass

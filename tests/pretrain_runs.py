@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pool import groups_closed
 
 STEPS = 4
 
@@ -29,7 +30,8 @@ def pretrain(rank, world, folder, *argv):
             *argv,
         ]
     )
-    run(Job(rank, world, torch.device("cpu")), args)
+    with groups_closed():
+        run(Job(rank, world, torch.device("cpu")), args)
     lines = metrics.read_text().splitlines() if rank == 0 else []
     return [json.loads(line) for line in lines]
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from pool import Pool
+from pool import Pool, groups_closed
 
 from workshop.collectives import count
 from workshop.estimate.communication import sent_bytes, traffic
@@ -50,6 +50,7 @@ FOUR = [
 ]
 
 
+@groups_closed()
 def counted(rank: int, world: int, spread: dict, overlapped: bool) -> list:
     """Run a step; return the ledger's entries of this rank."""
     dims = ParallelDims(spread["dp"], spread["tp"], spread["pp"])
