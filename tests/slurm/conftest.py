@@ -59,7 +59,7 @@ def shell(slurm_cluster: Layout) -> Shell:
             cwd=paths.root(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
 

@@ -80,7 +80,7 @@ def test_script_runs(
         options=[f"--output={tmp_path}/{pattern}"],
     )
     try:
-        job = jobs.wait(job_id, timeout=120)
+        job = jobs.wait(job_id, timeout=300)
     except Exception:
         for log in tmp_path.glob("*.out"):
             print(log.read_text()[-6000:])

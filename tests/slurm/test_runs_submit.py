@@ -43,7 +43,7 @@ def submit(*arguments):
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
 
@@ -105,7 +105,7 @@ def test_ctrl_c_cancels_the_job_and_says_so(workshop, shell):
     while "sleeping" not in logged(staging) and time.monotonic() < ends:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "is cancelled" in said
     assert "Traceback" not in said
@@ -164,7 +164,7 @@ def test_the_script_runs_by_hand_and_keeps_small_runs_out_of_the_book(
     script = "slurm/experiment.sbatch"
     done = shell(f"sbatch --parsable {script} {NAME} --small")
     assert done.returncode == 0, done.stderr
-    jobs.wait(int(done.stdout), timeout=60)
+    jobs.wait(int(done.stdout), timeout=240)
     folder = workshop / ".runs-local" / "slurm" / NAME
     finding = check.examine(NAME, describe.read()[NAME], folder)
     assert (finding.state, finding.problem) == ("fresh", "")
