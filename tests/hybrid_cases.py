@@ -33,7 +33,8 @@ PLAIN = Layout()
 class Case:
     """One training of `SEQUENCES` sequences a step, in one layout.
 
-    `awkward` leaves biases out and freezes the position embedding. `plant`
+    `awkward` leaves biases out and freezes the position embedding, `deep`
+    has eight layers and eight heads, which eight ranks can share. `plant`
     changes a strategy on its rank before it is used.
     """
 
@@ -42,6 +43,7 @@ class Case:
     optimizer: str = "sgd"
     clip: float = 0.0
     awkward: bool = False
+    deep: bool = False
     compiled: bool = False
     plant: Callable[[Strategy], None] | None = field(
         default=None, compare=False
@@ -54,19 +56,24 @@ class Case:
             f"v{layout.virtual_stages} m{self.num_microbatches} "
             f"{'sp ' * layout.sequence_parallel}{layout.data_parallel} "
             f"{self.optimizer} clip {self.clip:g}"
-            f"{' awkward' * self.awkward}{' compiled' * self.compiled}"
+            f"{' awkward' * self.awkward}{' deep' * self.deep}"
+            f"{' compiled' * self.compiled}"
         )
 
     @property
     def config(self) -> GPTConfig:
         """The sizes of the model."""
-        return replace(CONFIG, bias=not self.awkward)
+        sizes = {"layers": 8, "heads": 8} if self.deep else {}
+        return replace(CONFIG, bias=not self.awkward, **sizes)
 
     @property
     def dense(self) -> "Case":
         """The training that this one must equal, in no layout at all."""
         return Case(
-            optimizer=self.optimizer, clip=self.clip, awkward=self.awkward
+            optimizer=self.optimizer,
+            clip=self.clip,
+            awkward=self.awkward,
+            deep=self.deep,
         )
 
     def model(self) -> GPT:

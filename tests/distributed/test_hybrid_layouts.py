@@ -19,7 +19,7 @@ CLIP = 0.05
 
 def layouts(world: int) -> list[Layout]:
     """Return every tensor × pipeline × sequence parallel layout."""
-    sizes = [size for size in (1, 2, 4) if size <= world]
+    sizes = [size for size in (1, 2, 4, 8) if size <= world]
     return [
         Layout(tp, pp, sp)
         for tp in sizes
@@ -84,6 +84,13 @@ def test_four_ranks(pool4: Pool, make) -> None:
 
 def test_eight_ranks(pool8: Pool) -> None:
     verify(pool8, of_eight(), timeout=120)
+
+
+@pytest.mark.long
+def test_every_layout_of_eight_ranks(pool8: Pool) -> None:
+    cases = [Case(layout, 2, deep=True, clip=CLIP) for layout in layouts(8)]
+    assert len(cases) == 16
+    verify(pool8, cases, timeout=500)
 
 
 def test_compiled_blocks_in_four_ranks(pool4: Pool) -> None:
