@@ -113,7 +113,7 @@ def test_the_whole_book_builds(way: str, tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=560,
+        timeout=1500,
     )  # fmt: skip
     html = tmp_path / "_build" / "html"
     reports = "\n".join(
