@@ -1,6 +1,7 @@
 """How a pipeline runs: receives ahead, traces, memory, compiled blocks."""
 
 import itertools
+import time
 import weakref
 
 import pytest
@@ -15,6 +16,9 @@ from workshop.parallel.pipeline_schedule import (
     make_schedule,
 )
 from workshop.parallel.pipeline_timeline import Timeline
+
+LATE = 2.0
+"""Seconds by which the first stage begins a step later than the second."""
 
 
 class Logged(Pipeline):
@@ -72,10 +76,27 @@ def traced(rank: int, world: int) -> list:
         pipeline = build(rank, world, Case(options={"align": align}))
         batches = Case().micro_batches(0)
         pipeline.forward_backward(batches)
+        time.sleep(LATE if rank == 0 else 0)
         pipeline.forward_backward(batches)
         found.append((pipeline.trace, pipeline.trace_times()))
         pipeline.close()
     return found
+
+
+def one_clock(timeline: Timeline) -> bool:
+    """Say whether every operation starts after what it needs has ended.
+
+    Clocks of ranks that began together may differ by what a busy machine
+    makes one of them wait.
+    """
+    route = route_of(make_schedule("1f1b", 2, 4))
+    ends = [{t.operation: t.end for t in times} for times in timeline.ranks]
+    return all(
+        start > ends[message.sender][message.produced] - LATE / 2
+        for rank, times in enumerate(timeline.ranks)
+        for operation, start, _ in times
+        if (message := route.incoming(rank, operation))
+    )
 
 
 def test_the_trace_has_a_time_for_every_operation(pool2: Pool) -> None:
@@ -86,15 +107,11 @@ def test_the_trace_has_a_time_for_every_operation(pool2: Pool) -> None:
             assert [timed.operation for timed in times] == trace
             for timed, following in itertools.pairwise(times):
                 assert 0 <= timed.start < timed.end <= following.start
-    aligned = Timeline([runs[1][1] for runs in ranks])
-    route = route_of(make_schedule("1f1b", 2, 4))
-    ends = [{t.operation: t.end for t in times} for times in aligned.ranks]
-    for rank, times in enumerate(aligned.ranks):
-        for operation, start, _ in times:
-            if message := route.incoming(rank, operation):
-                # The clocks agree to far less than an operation takes.
-                sent = ends[message.sender][message.produced]
-                assert start > sent - 1e-3
+    alone, aligned = (
+        Timeline([runs[way][1] for runs in ranks]) for way in (0, 1)
+    )
+    assert one_clock(aligned)
+    assert not one_clock(alone)
     assert sum(aligned.shares()) == pytest.approx(1)
 
 
