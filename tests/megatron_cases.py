@@ -6,7 +6,6 @@ ranks together.
 """
 
 import functools
-import gc
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from planted.megatron import BUGS, qkv_cut_across
+from pool import groups_closed
 from torch import Tensor
 
 from workshop.groups import Coordinate, ParallelDims, make_groups
@@ -140,6 +140,7 @@ def train_dense(case: Case) -> Held:
     return Held(Coordinate(0, 0, 0), tensors, report)
 
 
+@groups_closed()
 def train_rank(rank: int, world: int, case: Case) -> Held:
     """Return what megatron-core computes of the same on this rank."""
     import megatron_cpu
@@ -185,11 +186,10 @@ def train_rank(rank: int, world: int, case: Case) -> Held:
             for stage in megatron.stages
             for name, p in weights.named(stage)
         }
-    del megatron
-    close_groups()
     return Held(at, tensors, report)
 
 
+@groups_closed()
 def train_ours(rank: int, world: int, case: Case) -> Held:
     """Return the gradients of our own training in the same layout."""
     groups = make_groups(case.dims)
@@ -207,19 +207,10 @@ def train_ours(rank: int, world: int, case: Case) -> Held:
         name: p.grad.clone() for name, p in strategy.named_parameters()
     }
     report = [strategy.mean(loss).item()]
-    close_groups()
     return Held(groups.at, tensors, report)
 
 
-def close_groups() -> None:
-    """Close all groups but the first: each holds threads."""
-    gc.collect()
-    dist.barrier()
-    for group in list(dist.distributed_c10d._world.pg_map):
-        if group is not dist.group.WORLD:
-            dist.destroy_process_group(group)
-
-
+@groups_closed()
 def take_steps(
     rank: int, world: int, name: str, layout: str, dtype: torch.dtype
 ) -> list[float]:
@@ -248,7 +239,6 @@ def take_steps(
             for number in range(3)
             for value in step(micro_batches(case, number, at.dp)).tolist()
         ]
-    close_groups()
     return values
 
 

@@ -105,9 +105,10 @@ def groups_closed() -> Iterator[None]:
     before = set(known)
     try:
         yield
-    finally:
         gc.collect()
+        # Not where a rank has failed: the others may never come.
         dist.barrier()
+    finally:
         for group in set(known) - before:
             dist.destroy_process_group(group)
 

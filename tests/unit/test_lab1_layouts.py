@@ -2,6 +2,7 @@
 
 import pytest
 
+from workshop.estimate.pipeline import bubble_over_total
 from workshop.lab1 import check_layouts, sweep_pipeline
 from workshop.lab1.compare.layouts import contestants
 
@@ -36,7 +37,7 @@ def test_layouts_count_what_all_ranks_process() -> None:
     [(2, 1, 1, 1 / 2), (2, 16, 1, 1 / 17), (4, 8, 2, 3 / 19)],
 )
 def test_the_predicted_share_of_the_bubble(p, m, v, share) -> None:
-    assert sweep_pipeline.predicted_bubble(p, m, v) == pytest.approx(share)
+    assert bubble_over_total(p, m, v) == pytest.approx(share)
 
 
 def test_interleaving_takes_multiples_of_the_stages() -> None:

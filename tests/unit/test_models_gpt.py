@@ -34,7 +34,9 @@ def by_hand(model, x):
 
     def norm(y, name):
         centred = y - y.mean(-1, keepdim=True)
-        scaled = centred / (y.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+        scaled = (
+            centred / (y.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+        )
         return scaled * parts[f"{name}.weight"] + parts[f"{name}.bias"]
 
     def linear(y, name):
@@ -141,9 +143,7 @@ def test_compiling_changes_nothing_but_speed(model):
     names = list(model.state_dict())
     compile_blocks(model, backend="aot_eager")(x, y).backward()
     assert list(model.state_dict()) == names
-    for parameter, gradient in zip(
-        model.parameters(), expected, strict=True
-    ):
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
 
 

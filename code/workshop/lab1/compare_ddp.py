@@ -11,15 +11,14 @@ import argparse
 import os
 import tempfile
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 
 import torch
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from workshop.data.batches import Batches
-from workshop.estimate.flops import flops_per_token
-from workshop.estimate.hardware import peak_flops
+from workshop.lab1.compare.bench import Bench, settled
 from workshop.lab1.compare.contestants import (
     OURS,
     PEERS,
@@ -28,18 +27,16 @@ from workshop.lab1.compare.contestants import (
     forget,
     ours,
 )
-from workshop.lab1.pretrain_gpt import device_name, prepare
-from workshop.models.gpt import CONFIGS, GPT, num_parameters
+from workshop.models.gpt import CONFIGS
 from workshop.training import trace
-from workshop.training.clock import StepClock
 from workshop.training.failures import joined
 from workshop.training.launch import Job, together
-from workshop.training.metrics import MetricsWriter, metrics_path
 from workshop.training.report import memory_gib
 
 SEED = 1
 TRACED = ("alone", "overlapped", "overlapped-collective", "ddp")
 TRACED_STEPS = 3
+SMALL = {"model": "tiny", "micro_batch": 2, "steps": 2, "warmup_steps": 1}
 
 
 def parse() -> argparse.Namespace:
@@ -54,65 +51,39 @@ def parse() -> argparse.Namespace:
     add("--peer", type=Path, metavar="DIR", help="a clone of nanoGPT")
     add("--trace", action="store_true", help="profile some contestants")
     add("--small", action="store_true", help="tiny model, two steps")
-    args = parser.parse_args()
-    if args.small or not torch.cuda.is_available():
-        args.small = True
-        args.model, args.micro_batch, args.steps = "tiny", 2, 2
-        args.warmup_steps = 1
-    args.corpus = args.hf_dataset = None
-    args.corpus_mib = 1.0
-    args.vocabulary = 1024 if args.model == "tiny" else 16384
+    args = settled(parser.parse_args(), SMALL)
     args.compile = not args.small
     return args
 
 
-class Comparison:
-    """The data, the contestants, and what is measured of them."""
+class Comparison(Bench):
+    """The contestants, and what is measured of them."""
 
     def __init__(self, job: Job, args: argparse.Namespace) -> None:
-        self.job, self.args = job, args
-        self.config = CONFIGS[args.model]
-        corpus, tokenizer, tokens = prepare(job, args)
+        config = CONFIGS[args.model]
+        self.peer = (
+            together(lambda: NanoGPT(args.peer, config, job, args.compile))
+            if args.peer
+            else None
+        )
+        super().__init__(
+            job,
+            args,
+            model=args.model,
+            micro_batch=args.micro_batch,
+            steps=args.steps,
+            rounds=args.rounds,
+            seed=SEED,
+            nanogpt_model_sha256=self.peer.sha256 if self.peer else None,
+        )
         self.batches = Batches(
-            tokens[0],
+            self.tokens,
             self.config.sequence,
             args.micro_batch,
             1,
             job.rank,
             job.world_size,
             SEED,
-        )
-        self.peer = (
-            together(
-                lambda: NanoGPT(args.peer, self.config, job, args.compile)
-            )
-            if args.peer
-            else None
-        )
-        with torch.device("meta"):
-            self.parameters = num_parameters(GPT(self.config))
-        self.flops = flops_per_token(
-            self.parameters,
-            self.config.layers,
-            self.config.hidden,
-            self.config.sequence,
-        )
-        path = metrics_path(None) if job.first else None
-        self.writer = together(lambda: MetricsWriter(path))
-        self.writer.meta(
-            model=args.model,
-            micro_batch=args.micro_batch,
-            steps=args.steps,
-            rounds=args.rounds,
-            seed=SEED,
-            world_size=job.world_size,
-            device=device_name(job),
-            parameters=self.parameters,
-            flops_per_token=self.flops,
-            peak_flops=peak_flops(device_name(job)),
-            corpus_sha256=corpus.sha256,
-            tokenizer_sha256=tokenizer.sha256,
-            nanogpt_model_sha256=self.peer.sha256 if self.peer else None,
         )
 
     def names(self) -> list[str]:
@@ -133,15 +104,10 @@ class Comparison:
         if name == "single" and not self.job.first:
             return float("inf"), 0.0
         step = self.step(name)
-        clock = StepClock(self.job.device)
-        marks = []
-        total = self.args.warmup_steps + self.args.steps
-        for number in range(total):
-            (batch,) = self.batches.on(self.job.device, number)
-            marks.append(clock.mark(number, step(*batch).view(1)))
-        seconds = [mark.read()[1] for mark in marks]
-        measured = seconds[self.args.warmup_steps :]
-        return median(measured), memory_gib(self.job.device)
+        seconds, _ = self.timed(
+            lambda batches: step(*batches[0]).view(1), self.batches
+        )
+        return seconds, memory_gib(self.job.device)
 
     def round(self, number: int) -> None:
         """Let every contestant take its turn and write what it reached."""
@@ -149,9 +115,7 @@ class Comparison:
         for name in self.names():
             mine = self.turn(name)
             forget()
-            # Objects travel by gloo: a waiting GPU stays idle and cool.
-            turns: list = [None] * self.job.world_size
-            dist.all_gather_object(turns, mine)
+            turns = self.everyone(mine)
             tokens = self.args.micro_batch * self.config.sequence
             each = [tokens / seconds for seconds, _ in turns]
             if name == "single":
@@ -180,12 +144,10 @@ class Comparison:
                     rank=rank,
                     **labels,
                 )
-        if self.job.first:
-            print(
-                f"round {number} | {name:21s} | tokens/s/GPU {rate:10,.0f} "
-                f"| TFLOP/s/GPU {tflops:6.1f} | {gib:5.1f} GiB",
-                flush=True,
-            )
+        self.say(
+            f"round {number} | {name:21s} | tokens/s/GPU {rate:10,.0f} "
+            f"| TFLOP/s/GPU {tflops:6.1f} | {gib:5.1f} GiB"
+        )
 
     def compare(
         self, name: str, number: int, rates: dict[str, float]

@@ -154,10 +154,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if args.lr is None:
         args.lr = PEAK_LR[args.model]
     if args.vocabulary is None:
-        small = CONFIGS[args.model].vocabulary <= TOKENIZER_OF_TINY
-        args.vocabulary = TOKENIZER_OF_TINY if small else TOKENIZER
+        args.vocabulary = default_vocabulary(args.model)
     _check(args)
     return args
+
+
+def default_vocabulary(model: str) -> int:
+    """Return the tokenizer's entries for one of `CONFIGS`."""
+    small = CONFIGS[model].vocabulary <= TOKENIZER_OF_TINY
+    return TOKENIZER_OF_TINY if small else TOKENIZER
 
 
 def layout_of(args: argparse.Namespace) -> Layout:

@@ -5,6 +5,7 @@ from math import inf
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from workshop.estimate.pipeline import bubble_over_ideal
 from workshop.notebook import style
 from workshop.notebook.published import NARAYANAN_2021
 from workshop.parallel.pipeline_schedule import make_schedule
@@ -28,7 +29,7 @@ def bubbles(p: int = 8, groups: tuple[int, ...] = (1, 2, 4, 8)) -> Figure:
             colour = style.SERIES[index]
             axis.plot(
                 counts,
-                [100 * (p - 1) / (v * m) for m in counts],
+                [100 * bubble_over_ideal(p, m, v) for m in counts],
                 color=colour,
                 label=f"$(p-1)/(vm)$, v = {v}",
             )

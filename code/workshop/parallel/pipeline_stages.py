@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from workshop.errors import UserError
 from workshop.estimate.flops import matmul_flops_per_token
+from workshop.estimate.layout import shares_of
 from workshop.models.gpt import GPT, GPTConfig
 
 
@@ -49,9 +50,7 @@ def cut(
         ranks: how many ranks share the stages, stage g on rank g % ranks;
             None gives each stage a rank of its own.
 
-    Every stage has one block or more. All blocks cost the same, so giving
-    them out one by one, each to the rank with the least work so far, leads
-    to the smallest maximum; within a rank its smallest stage grows.
+    Every stage has one block or more.
 
     Raises:
         UserError: there are more stages than layers.
@@ -62,22 +61,9 @@ def cut(
             "stages, each needs at least one: lower the pipeline parallel "
             "size or the number of virtual stages"
         )
-    embedding, block, head = costs or predicted_costs(config)
-    ranks = ranks or stages
-    blocks = [1] * stages
-    extra = [0.0] * stages
-    extra[0] += embedding
-    extra[-1] += head
-
-    def cost(stage: int) -> float:
-        return blocks[stage] * block + extra[stage]
-
-    def cost_of_rank(rank: int) -> float:
-        return sum(cost(stage) for stage in range(rank, stages, ranks))
-
-    for _ in range(config.layers - stages):
-        rank = min(range(ranks), key=cost_of_rank)
-        blocks[min(range(rank, stages, ranks), key=cost)] += 1
+    blocks = shares_of(
+        config.layers, stages, costs or predicted_costs(config), ranks
+    )
     ends = [sum(blocks[: stage + 1]) for stage in range(stages)]
     return [
         range(end - length, end)

@@ -24,13 +24,13 @@ from torch.distributed.elastic.multiprocessing.errors import (
 )
 
 from workshop.errors import UserError
+from workshop.estimate.memory import STATES
 from workshop.training.launch import AgreedError, Job, launched
 
 GIB = 2**30
-# Weights, gradients and AdamW's states of a parameter, whether all of them
-# are float32 or bfloat16 with float32 masters (Rajbhandari et al. 2019,
-# arXiv:1910.02054, section 3.1).
-STATE_BYTES = 16
+# Weights, gradients and AdamW's states of a parameter: as many whether all
+# of them are float32 or bfloat16 with float32 masters.
+STATE_BYTES = sum(STATES["bf16-weights"].values())
 PATIENCE = 2.0  # seconds; torchrun looks after its ranks every 0.1
 KEY = "workshop/failed-first"
 

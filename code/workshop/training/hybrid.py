@@ -185,7 +185,12 @@ def make_strategy(
         v = layout.virtual_stages
         chunks = make_stages(module, config, groups.at.pp, dims.pp, v)
     for chunk in chunks:
-        _split(chunk, layout, groups)
+        tensor_parallel.apply(
+            chunk,
+            tensor_parallel.PLAN,
+            groups.tp,
+            layout.sequence_parallel,
+        )
         if backend is not None:
             compile_blocks(chunk, backend)
     models = [
@@ -207,17 +212,3 @@ def make_strategy(
     shape = (micro_batch, config.sequence // share, config.hidden)
     pipeline = Pipeline(models, schedule, groups.pp, shape=shape)
     return Pipelined(models, groups, pipeline)
-
-
-def _split(chunk: nn.Module, layout: Layout, groups: Groups) -> None:
-    """Apply tensor parallelism; the tied copy stays marked as one."""
-    tied = [
-        name
-        for name, parameter in chunk.named_parameters()
-        if getattr(parameter, "tied_copy", False)
-    ]
-    tensor_parallel.apply(
-        chunk, tensor_parallel.PLAN, groups.tp, layout.sequence_parallel
-    )
-    for name in tied:
-        chunk.get_parameter(name).tied_copy = True

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from workshop.data.batches import Batches
 from workshop.groups import Coordinate, Groups, ParallelDims, make_groups
 from workshop.models.gpt import GPT, GPTConfig
 from workshop.parallel.pipeline_schedule import make_schedule
@@ -17,6 +19,15 @@ from workshop.training.optimizer import make_optimizer
 from workshop.training.step import training_step
 
 CLIP, LR, SEED = 1.0, 1e-4, 0
+SMALL = {
+    "model": "tiny",
+    "micro_batch": 2,
+    "piece": 1,
+    "num_microbatches": 4,
+    "steps": 2,
+    "warmup_steps": 1,
+}
+"""The arguments of a comparison of layouts without a GPU."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,26 @@ def contestants(
             f"pp{world}", Layout(pipeline=world), piece, num_microbatches
         ),
     ]
+
+
+def batches_of(
+    contestant: Contestant, tokens: np.ndarray, config: GPTConfig, job: Job
+) -> Batches:
+    """Return the batches of this rank's copy of the model."""
+    number, world = contestant.num_microbatches, job.world_size
+    copy, copies = job.rank, world
+    if not contestant.alone:
+        dims = contestant.layout.dims(world, config, number)
+        copy, copies = dims.coordinate(job.rank).dp, dims.dp
+    return Batches(
+        tokens,
+        config.sequence,
+        contestant.micro_batch,
+        number,
+        copy,
+        copies,
+        SEED,
+    )
 
 
 class Trainer:
