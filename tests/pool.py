@@ -52,6 +52,20 @@ class RankError(RuntimeError):
         self.failures = failures
 
 
+def sharing(rank: int) -> dict[str, str]:
+    """Return the variables with which ranks share a GPU under NCCL.
+
+    NCCL refuses two ranks of a host on one GPU. Here each rank says that it
+    is a host of its own, and they meet over sockets: slow, and right.
+    Symmetric memory must be told that they may overlap.
+    """
+    return {
+        "NCCL_HOSTID": f"rank-{rank}",
+        "NCCL_SOCKET_IFNAME": "lo",
+        "TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES": "1",
+    }
+
+
 def _serve(
     rank: int, world: int, backend: str, folder: str, calls: Connection
 ) -> None:
@@ -68,7 +82,10 @@ def _serve(
     torch.set_num_threads(1)
     store = dist.FileStore(str(Path(folder, "store")), world)
     if backend == "nccl":
-        torch.cuda.set_device(rank)
+        gpus = torch.cuda.device_count()
+        if world > gpus:
+            os.environ.update(sharing(rank))
+        torch.cuda.set_device(rank % gpus)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(
         backend,
@@ -117,8 +134,9 @@ def groups_closed() -> Iterator[None]:
 class Pool:
     """`world` ranks on this machine, started at the first call.
 
-    With the backend `nccl` each rank has the GPU of its number, and tensors
-    on the CPU still travel by gloo. Use it as a context manager, or call
+    With the backend `nccl` each rank has the GPU of its number, or shares
+    one where they are too few, and tensors on the CPU still travel by gloo.
+    Use it as a context manager, or call
     `stop` at the end.
     """
 

@@ -37,9 +37,11 @@ def test_a_name_is_a_layout(name, layout, micro_batches) -> None:
     assert (found.micro_batch, found.num_microbatches) == micro_batches
 
 
-@pytest.mark.parametrize("name", ["", "tp", "tp2-", "sp-tp2", "ep2", "tp-2"])
+@pytest.mark.parametrize(
+    "name", ["", "tp", "tp2-", "-tp2", "ep2", "tp-2", "pp2cut12", "tp2-tp2"]
+)
 def test_another_name_is_refused_in_one_sentence(name: str) -> None:
-    with pytest.raises(UserError, match="is no layout: name it as in dp2"):
+    with pytest.raises(UserError, match="choose others with --layouts"):
         named(name, 16, 4, 8)
 
 

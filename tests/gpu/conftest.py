@@ -1,16 +1,23 @@
-"""GPU tests run where there are GPUs; elsewhere one line says how."""
+"""GPU tests run where there are GPUs; elsewhere one line says how.
+
+Ranks that find fewer GPUs than they are share one, so that everything but
+the tests that measure a link or a speed runs on a single GPU as well.
+"""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from pool import pool2
+from pool import Pool, sharing
+from torch.distributed.elastic.utils.distributed import get_free_port
 
-__all__ = ["pool2"]
+LIMIT = 180
+"""Seconds that a launch may take."""
 
 HERE = Path(__file__).parent
 CUDA = torch.cuda.is_available()
@@ -47,6 +54,13 @@ def two_gpus() -> None:
         pytest.skip("needs two GPUs and this node shows one")
 
 
+@pytest.fixture(scope="session")
+def nccl2() -> Iterator[Pool]:
+    """Yield two ranks that talk over NCCL."""
+    with Pool(2, "nccl") as pool:
+        yield pool
+
+
 @pytest.fixture
 def launch(tmp_path: Path):
     """Return a function that runs a module by torchrun, by its events."""
@@ -60,27 +74,35 @@ def launch(tmp_path: Path):
     ) -> "Launched":
         metrics = tmp_path / "metrics.jsonl"
         env = {k: v for k, v in os.environ.items() if k not in JOB}
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "torch.distributed.run",
-                "--standalone",
-                f"--nproc-per-node={ranks}",
-                "-m",
-                module,
-                *arguments,
-            ],
-            env={
-                **env,
-                "OMP_NUM_THREADS": "1",
-                "WORKSHOP_METRICS": str(metrics),
-                "WORKSHOP_ARTIFACTS": str(tmp_path / "artifacts"),
-                **variables,
-            },
-            capture_output=True,
-            text=True,
-            timeout=180,
+        env |= {
+            "OMP_NUM_THREADS": "1",
+            "WORKSHOP_METRICS": str(metrics),
+            "WORKSHOP_ARTIFACTS": str(tmp_path / "artifacts"),
+            **variables,
+        }
+        shared = "CUDA_VISIBLE_DEVICES" not in variables
+        shared = shared and ranks > torch.cuda.device_count()
+        agents = shares(ranks, env) if shared else whole(ranks, env)
+        torchrun = [sys.executable, "-m", "torch.distributed.run"]
+        started = [
+            subprocess.Popen(
+                [*torchrun, *options, "-m", module, *arguments],
+                env=env,
+                stdout=subprocess.PIPE if number == 0 else subprocess.DEVNULL,
+                stderr=subprocess.PIPE if number == 0 else subprocess.DEVNULL,
+                text=True,
+            )
+            for number, (options, env) in enumerate(agents)
+        ]
+        try:
+            stdout, stderr = started[0].communicate(timeout=LIMIT)
+            for other in started[1:]:
+                other.wait(LIMIT)
+        finally:
+            for process in started:
+                process.kill()
+        done = subprocess.CompletedProcess(
+            module, started[0].returncode, stdout, stderr
         )
         assert (done.returncode != 0) == (expect != 0), done.stderr
         events = []
@@ -90,6 +112,25 @@ def launch(tmp_path: Path):
         return Launched(done, events, tmp_path / "artifacts")
 
     return run
+
+
+def whole(ranks: int, env: dict) -> list[tuple[list[str], dict]]:
+    """Return the one torchrun whose ranks have a GPU each."""
+    return [(["--standalone", f"--nproc-per-node={ranks}"], env)]
+
+
+def shares(ranks: int, env: dict) -> list[tuple[list[str], dict]]:
+    """Return a torchrun for each rank, as if each had a node of its own."""
+    meet = [
+        f"--nnodes={ranks}",
+        "--nproc-per-node=1",
+        "--master-addr=127.0.0.1",
+        f"--master-port={get_free_port()}",
+    ]
+    return [
+        ([*meet, f"--node-rank={rank}"], {**env, **sharing(rank)})
+        for rank in range(ranks)
+    ]
 
 
 class Launched:

@@ -3,10 +3,7 @@
 The invariants are those of the CPU tests, in float64 on the devices.
 """
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 from parity import VALUES, verify
 from pool import Pool
 from training_cases import Case, torch_ddp
@@ -15,16 +12,6 @@ from workshop.parallel.data_parallel import (
     NaiveDataParallel,
     OverlappedDataParallel,
 )
-
-GPUS = 2
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        torch.cuda.device_count() < GPUS,
-        reason=f"needs {GPUS} GPUs, here are {torch.cuda.device_count()}",
-    ),
-]
 
 SMALL, WHOLE = 0.001, 64.0
 NCCL = {"transport": "collective"}
@@ -55,12 +42,6 @@ STRATEGIES = {
     ),
     "torch-ddp": (torch_ddp, {"mib": SMALL}, VALUES),
 }
-
-
-@pytest.fixture(scope="module")
-def nccl2() -> Iterator[Pool]:
-    with Pool(GPUS, "nccl") as pool:
-        yield pool
 
 
 @pytest.mark.parametrize("awkward", [False, True], ids=["gpt", "awkward"])

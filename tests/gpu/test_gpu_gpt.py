@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from workshop.models.gpt import GPT, GPTConfig, compile_blocks
 
 CONFIG = GPTConfig(

@@ -4,6 +4,7 @@ import json
 
 import torch
 import torch.distributed as dist
+
 from workshop import hardware
 from workshop.hardware import checks
 
@@ -34,21 +35,18 @@ def test_the_doctor_finds_gpus_and_nccl_working(two_gpus):
 
 def sum_of_random(rank: int, world: int, dtype: torch.dtype) -> float:
     """Return the relative error of NCCL's sum against float64's."""
-    torch.cuda.set_device(rank)
-    nccl = dist.new_group(backend="nccl")
     generator = torch.Generator().manual_seed(rank)
     mine = torch.randn(2**20 + 3, generator=generator).to(dtype)
     exact = mine.double()
     dist.all_reduce(exact)
     summed = mine.cuda()
-    dist.all_reduce(summed, group=nccl)
+    dist.all_reduce(summed)
     error = (summed.double().cpu() - exact).norm() / exact.norm()
-    dist.destroy_process_group(nccl)
     return float(error)
 
 
-def test_nccl_sums_random_numbers(two_gpus, pool2):
-    assert max(pool2.run(sum_of_random, torch.float32)) < 1e-6
-    bf16 = max(pool2.run(sum_of_random, torch.bfloat16))
+def test_nccl_sums_random_numbers(nccl2):
+    assert max(nccl2.run(sum_of_random, torch.float32)) < 1e-6
+    bf16 = max(nccl2.run(sum_of_random, torch.bfloat16))
     # a sum of two is rounded once, by at most half of 2^-8
     assert 0 < bf16 < 2**-8

@@ -3,11 +3,9 @@
 The invariants are those of the CPU tests, in float64 on the devices.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-import torch
 import torch.distributed as dist
 from pipeline_cases import Case, build, verify
 from pool import Pool
@@ -16,27 +14,11 @@ from workshop.parallel.data_parallel import OverlappedDataParallel
 from workshop.parallel.pipeline_schedule import make_schedule
 from workshop.parallel.pipeline_timeline import Timeline
 
-GPUS = 2
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        torch.cuda.device_count() < GPUS,
-        reason=f"needs {GPUS} GPUs, here are {torch.cuda.device_count()}",
-    ),
-]
-
 CASES = [
     Case(schedule, m, device="cuda")
     for schedule in ("gpipe", "1f1b")
     for m in (1, 2, 3, 8)
 ] + [Case("interleaved", m, v=2, device="cuda") for m in (2, 4, 8)]
-
-
-@pytest.fixture(scope="module")
-def nccl2() -> Iterator[Pool]:
-    with Pool(GPUS, "nccl") as pool:
-        yield pool
 
 
 def test_two_stages_equal_the_dense_model_on_gpus(nccl2: Pool) -> None:

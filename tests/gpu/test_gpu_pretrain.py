@@ -41,7 +41,7 @@ def losses(done) -> list[float]:
     return [event["loss"] for event in done.of("step")]
 
 
-def test_all_ways_train_on_nccl_with_the_same_losses(two_gpus, pretrain):
+def test_all_ways_train_on_nccl_with_the_same_losses(pretrain):
     overlapped = pretrain("overlapped", "--trace")
     steps = overlapped.of("step")
     assert [s["step"] for s in steps] == list(range(1, STEPS + 1))

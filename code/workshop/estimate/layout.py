@@ -177,21 +177,22 @@ def from_name(name, layers=None, **rest):
     """Return the layout that a short name means: dp2, tp2sp, pp2cut12...
 
     dp, tp and pp with their sizes in any order, `sp` for sequence
-    parallelism, and `cut` with the layers of the first stage, of `layers`
-    in all; the other stages share the rest.  `rest` are other arguments of
-    `layout`.
+    parallelism, `v` with the chunks of a rank in an interleaved schedule,
+    and `cut` with the layers of the first stage, of `layers` in all; the
+    other stages share the rest.  Hyphens may stand between them.  `rest`
+    are other arguments of `layout`.
 
     Raises ValueError for a name that means none.
     """
     sizes, text = {}, name
-    while text:
-        for key in ("dp", "tp", "pp", "sp", "cut"):
+    while text or not sizes:
+        for key in ("dp", "tp", "pp", "sp", "cut", "v"):
             if text.startswith(key) and key not in sizes:
                 break
         else:
             raise ValueError(
-                "a layout is named by dp, tp, pp and their sizes, sp and "
-                "cut: " + repr(name) + " is not"
+                "a layout is named by dp, tp, pp and their sizes, sp, v and "
+                "cut, as in dp2, tp2-sp or pp2-v2: " + repr(name) + " is not"
             )
         text = text[len(key) :]
         length = 0
@@ -199,12 +200,17 @@ def from_name(name, layers=None, **rest):
             length += 1
         if (key == "sp") == (length > 0):
             raise ValueError(
-                "dp, tp, pp and cut need a number and sp has none: "
+                "dp, tp, pp, v and cut need a number and sp has none: "
                 + repr(name)
             )
         sizes[key] = int(text[:length]) if length else True
         text = text[length:]
+        if text.startswith("-") and len(text) > 1:
+            text = text[1:]
     first = sizes.pop("cut", None)
+    if sizes.get("v", 1) > 1:
+        rest["schedule"] = "interleaved"
+    rest["virtual_stages"] = sizes.pop("v", rest.get("virtual_stages", 1))
     sequence_parallel = sizes.pop("sp", False)
     found = layout(sequence_parallel=sequence_parallel, **sizes, **rest)
     if first is not None:

@@ -5,7 +5,6 @@ batches.  Ours has compiled blocks; megatron-core runs with the fastest of
 its settings that need neither Transformer Engine nor Apex.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from workshop.errors import UserError
+from workshop.estimate.layout import from_name
 from workshop.lab1.compare.layouts import (
     CLIP,
     LR,
@@ -27,10 +27,6 @@ from workshop.training.layout import Layout
 # megatron-flash is megatron-core with torch's fused attention plugged in.
 ATTENTION = {"megatron": "local", "megatron-flash": "flash"}
 NAMES = ("ours", *ATTENTION)
-LAYOUT = re.compile(
-    r"(?P<dp>dp\d+-?)?(tp(?P<tp>\d+)-?)?(pp(?P<pp>\d+)-?)?"
-    r"(v(?P<v>\d+)-?)?(?P<sp>sp)?"
-)
 Step = Callable[[list[tuple[Tensor, Tensor]]], Tensor]
 
 
@@ -40,31 +36,29 @@ def named(
     """Return the layout that a name such as `tp2-pp2-sp` stands for.
 
     Args:
-        name: of `dp`, `tp`, `pp`, `v` (virtual stages) with their sizes,
-            and `sp`, in this order, joined by hyphens.
+        name: as `workshop.estimate.layout.from_name` takes it.
         micro_batch: sequences of a micro-batch without a pipeline, which
             is all of a rank's step.
         piece: sequences of a pipeline's micro-batch.
         num_microbatches: micro-batches of a pipeline's step.
 
     Raises:
-        UserError: the name is another.
+        UserError: it means none, or one that is cut by hand.
     """
-    found = LAYOUT.fullmatch(name)
-    if not name or not found or name.endswith("-"):
-        raise UserError(
-            f"{name!r} is no layout: name it as in dp2, tp2-sp, pp2-v2 or "
-            "tp2-pp2"
-        )
-    pipeline, virtual = int(found["pp"] or 1), int(found["v"] or 1)
+    try:
+        spread = from_name(name, num_microbatches=num_microbatches)
+        if spread["cut"]:
+            raise ValueError(f"{name!r} has a cut, and ours is balanced")
+    except ValueError as error:
+        raise UserError(f"{error}: choose others with --layouts") from None
     layout = Layout(
-        int(found["tp"] or 1),
-        pipeline,
-        bool(found["sp"]),
-        "interleaved" if virtual > 1 else "1f1b",
-        virtual,
+        spread["tp"],
+        spread["pp"],
+        spread["sequence_parallel"],
+        spread["schedule"],
+        spread["virtual_stages"],
     )
-    if pipeline > 1:
+    if layout.pipeline > 1:
         return Contestant(name, layout, piece, num_microbatches)
     return Contestant(name, layout, micro_batch, 1)
 
