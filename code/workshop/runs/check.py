@@ -80,7 +80,7 @@ def examine(
     if found["status"] != schema.COMPLETED:
         why = f"{name} {found['status']}: {found['reason']}."
         return Finding(name, "failed", why, date)
-    note = _later_attempt(folder)
+    note = _other_attempt(folder)
     if experiment is None:
         why = f"{name} is no longer described in slurm/experiments.toml."
         gone = (fingerprint.DEFINITION,)
@@ -184,7 +184,7 @@ def _without_record(
     name: str, experiment: Experiment | None, folder: Path
 ) -> Finding:
     if experiment is not None and experiment.planned:
-        return Finding(name, "planned")
+        return Finding(name, "planned", note=_other_attempt(folder))
     if folder.is_dir() and any(folder.iterdir()):
         why = f"{name} has files and no record.json: submit it again."
         return Finding(name, "altered", why)
@@ -192,7 +192,7 @@ def _without_record(
     return Finding(name, "missing", why)
 
 
-def _later_attempt(folder: Path) -> str:
+def _other_attempt(folder: Path) -> str:
     beside = folder.with_name(folder.name + record.FAILED) / "record.json"
     if not beside.is_file():
         return ""
@@ -201,4 +201,4 @@ def _later_attempt(folder: Path) -> str:
     except UserError as error:
         return str(error)
     when = attempt["ended"][:10]
-    return f"a later attempt on {when} {attempt['status']}"
+    return f"an attempt on {when} {attempt['status']}"

@@ -80,7 +80,7 @@ def _row(
             return loading.load(name, records)
 
         expected = prediction(experiment.prediction, loader)
-        note = f"{experiment.why} {expected}"
+        note = " ".join(filter(None, (experiment.why, expected, note)))
     return Row(
         name=finding.name,
         title=experiment.title if experiment else "",
