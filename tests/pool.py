@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shared_gpu import sharing
 
 GRACE = 3.0
 """Seconds that the other ranks have to answer after one has failed."""
@@ -50,20 +51,6 @@ class RankError(RuntimeError):
             parts.append(f"--- rank {rank} ---\n{text.rstrip()}")
         super().__init__("\n".join(parts))
         self.failures = failures
-
-
-def sharing(rank: int) -> dict[str, str]:
-    """Return the variables with which ranks share a GPU under NCCL.
-
-    NCCL refuses two ranks of a host on one GPU. Here each rank says that it
-    is a host of its own, and they meet over sockets: slow, and right.
-    Symmetric memory must be told that they may overlap.
-    """
-    return {
-        "NCCL_HOSTID": f"rank-{rank}",
-        "NCCL_SOCKET_IFNAME": "lo",
-        "TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES": "1",
-    }
 
 
 def _serve(

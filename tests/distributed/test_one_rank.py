@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from estimate_cases import kept_bytes
 from pool import Pool
 
+from workshop import collectives
 from workshop.errors import UserError
 from workshop.estimate.layout import from_name, layout, rank_parameters
 from workshop.estimate.memory import head_bytes, layer_bytes, state_bytes
@@ -101,6 +103,31 @@ def test_the_peak_holds_what_the_schedule_has_in_flight(name, stage):
     # First a micro-batch whose gradients stay, then those in flight.
     expected = {("pp2", 0): "FBFFBB", ("pp2", 1): "FBFB"}
     assert "".join(seen) == expected.get((name, stage), "FB")
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["new", "old"])
+def test_a_reduce_scatter_alone_writes_its_output(
+    written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU multiplies must be activations, under every torch."""
+    if not written:  # as torch 2.11's fake group does
+
+        def leave(*_: object) -> SimpleNamespace:
+            return SimpleNamespace(wait=lambda: None)
+
+        monkeypatch.setattr(collectives, "_reduce_scatter", leave)
+    before = collectives._reduce_scatter
+    spread = from_name("tp2sp", micro_batch=2)
+    with pretended(spread, 0) as groups:
+        part = torch.full((2,), torch.nan)
+        collectives.reduce_scatter(part, torch.arange(4.0), groups.tp)
+        assert part.tolist() == [0, 1]
+        rank = RankAlone(
+            CONFIGS["tiny"], spread, 0, groups, torch.device("cpu"), False
+        )
+        loss = rank.model(rank.tokens, rank.tokens)
+        assert 1 < loss.item() < 100
+    assert collectives._reduce_scatter is before
 
 
 def kept_by_rank(

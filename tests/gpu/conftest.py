@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from pool import Pool, sharing
+from pool import Pool
+from shared_gpu import sharing
 from torch.distributed.elastic.utils.distributed import get_free_port
 
 LIMIT = 180

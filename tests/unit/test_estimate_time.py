@@ -257,7 +257,7 @@ def test_the_update_moves_thirty_bytes_a_parameter():
 def test_the_recorded_runs_take_as_long_as_predicted(gpus, links, way):
     """Within 10 %, by the all-reduce's measured curve."""
     parts = predict(
-        load("lab1/gpt-1.3b-1gpu"),
+        load("lab1/compare-data-parallel"),
         load("lab1/links-1node"),
         layout(dp=2, micro_batch=16),
         {"dp": curve(load(f"lab1/{links}"))},

@@ -51,6 +51,16 @@ def alone():
 INSIDE, BETWEEN = link_of(300.0), link_of(3.0)
 
 
+def test_one_gpu_of_a_comparison_is_the_one_whose_neighbour_idles(alone):
+    speed = {
+        f"tokens_per_s_per_gpu{{contestant={name}}}": entry(value)
+        for name, value in (("alone", 60_000.0), ("single", 65_536.0))
+    }
+    compared = Fabricated(speed, alone.meta)
+    assert model.step_of_one_gpu(compared) == pytest.approx(0.25)
+    assert model.step_of_one_gpu(alone) == 0.25
+
+
 def test_one_gpu_is_predicted_as_it_was_measured(alone):
     found = model.predict(alone, INSIDE, layout(micro_batch=16), {})
     assert found["total"] == pytest.approx(0.25)

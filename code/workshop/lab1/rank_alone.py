@@ -4,6 +4,10 @@ The process group is torch's fake one: it has as many ranks as the layout
 and its collectives return at once, without the others' data. What the rank
 computes is therefore wrong, and how long it computes and how much memory it
 takes is right, but for the communication, which `workshop.estimate` adds.
+
+That holds only while every tensor has values like those of training: a GPU
+draws less power on others, and its clock rises. So no collective may leave
+an output as the allocator gave it.
 """
 
 import time
@@ -18,6 +22,7 @@ from torch import nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from workshop import collectives
 from workshop.estimate.layout import chunks_of
 from workshop.estimate.pipeline import in_flight
 from workshop.groups import Coordinate, Groups, ParallelDims, make_groups
@@ -48,9 +53,37 @@ def pretended(spread: dict, stage: int) -> Iterator[Groups]:
         world_size=dims.world_size,
     )
     try:
-        yield make_groups(dims)
+        with outputs_written():
+            yield make_groups(dims)
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def outputs_written() -> Iterator[None]:
+    """Let a fake reduce-scatter write this rank's own addend.
+
+    The fake group of torch 2.11 leaves its output as it was; a later one
+    writes it, and is left alone.
+    """
+    reduce_scatter = collectives._reduce_scatter
+    ranks = dist.get_world_size()
+    probe = torch.full((1,), torch.nan)
+    reduce_scatter(probe, torch.ones(ranks))
+    if not probe.isnan():
+        yield
+        return
+
+    def with_own_part(output, tensor, op, group, async_op):
+        work = reduce_scatter(output, tensor, op, group, async_op)
+        output.copy_(tensor.chunk(group.size())[group.rank()])
+        return work
+
+    collectives._reduce_scatter = with_own_part
+    try:
+        yield
+    finally:
+        collectives._reduce_scatter = reduce_scatter
 
 
 class RankAlone:

@@ -18,6 +18,7 @@ from workshop.notebook.layout_model import (
     curve,
     four_gpus,
     predict,
+    step_of_one_gpu,
     two_ranks,
 )
 
@@ -36,7 +37,7 @@ def over_bandwidth(alone: Record, inside: Record, between: Record) -> Figure:
     """Draw predicted tokens a second of two GPUs over their bandwidth.
 
     Args:
-        alone: the record of the model on one GPU.
+        alone: a record with a `step_of_one_gpu`.
         inside, between: the all-reduce records of two links.
     """
     bandwidth = np.geomspace(1, 1000, 120)
@@ -125,7 +126,7 @@ def placements(alone: Record, inside: Record, between: Record) -> Figure:
     totals = {name: sum(parts.values()) for name, parts in found.items()}
     order = sorted(totals, key=totals.__getitem__)
     limit = 1.25 * totals[order[-2]]
-    ideal = 1e3 * alone.summary["step_time_s"]["median"] * SEQUENCES / 64
+    ideal = 1e3 * step_of_one_gpu(alone) * SEQUENCES / 64
     with style.drawing(width=8.0, height=3.8) as (figure, (axis,)):
         begin = np.zeros(len(order))
         for part, colour in PARTS.items():

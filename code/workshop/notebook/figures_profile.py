@@ -222,15 +222,20 @@ def _rows(runs: tuple[Record, ...], artifact: str) -> list[tuple[str, dict]]:
 
 
 def _folders(run: Record) -> list[tuple[str, dict]]:
-    """Return each rank of each `artifacts/NAME/profile.json`, by name.
+    """Return each rank of each `profile.json` below `artifacts`, by name.
+
+    A profile in `artifacts/dp1/ours` is called `dp1 ours`.
 
     Raises:
         UserError: the run has none.
     """
     root = Path(run.folder)
     found = [
-        (f"{path.parent.name}\nrank {place}", rank)
-        for path in sorted(root.glob("artifacts/*/profile.json"))
+        (
+            f"{' '.join(path.parts[len(root.parts) + 1 : -1])}\nrank {place}",
+            rank,
+        )
+        for path in sorted(root.glob("artifacts/*/**/profile.json"))
         for place, rank in enumerate(
             ranks_of(run, str(path.relative_to(root)))
         )

@@ -6,6 +6,7 @@ from matplotlib.ticker import FuncFormatter
 
 from workshop.notebook import style
 from workshop.notebook.figures import Record, step_timeline, values
+from workshop.notebook.layout_model import step_of_one_gpu
 
 # By 6N + 12Lhs, backward has two of the three shares of the work.
 BACKWARD = 2 / 3
@@ -55,7 +56,7 @@ def hiding(
     """Draw the step over the link's bandwidth: two models, four runs.
 
     Args:
-        alone: the model on one GPU.
+        alone: a record with a `step_of_one_gpu`.
         fast, slow: the all-reduce curves of the two links.
         fast_naive, fast_overlapped, slow_naive, slow_overlapped: the same
             model on two GPUs over each link.
@@ -63,7 +64,7 @@ def hiding(
     The models take the step of one GPU and an all-reduce of M / β: naive
     adds it, overlapped adds what exceeds the backward pass.
     """
-    step = alone.summary["step_time_s"]["median"] * 1e3
+    step = step_of_one_gpu(alone) * 1e3
     message = _gradient_bytes(alone)
     bandwidth = np.geomspace(1, 1000, 200)
     talk = message / (bandwidth * 1e9) * 1e3

@@ -2,6 +2,8 @@
 
 A prediction takes the step of the model on one GPU, the rate at which that
 GPU copies memory, and the all-reduce of a link for each axis of the layout.
+The GPUs of two hosts differ by a few percent, so what is to be compared
+with two GPUs of a host should start from one GPU of that host.
 """
 
 from collections.abc import Mapping
@@ -14,6 +16,19 @@ from workshop.notebook.figures import Record, values
 
 SEQUENCES = 128
 """The global batch in which layouts are compared, in sequences."""
+
+
+def step_of_one_gpu(run: Record) -> float:
+    """Return the seconds of a step on one GPU.
+
+    Of a pretraining that is its step; of a comparison within one job, that
+    of its contestant `single`, one GPU whose neighbour idles.
+    """
+    if "step_time_s" in run.summary:
+        return run.summary["step_time_s"]["median"]
+    speed = run.summary["tokens_per_s_per_gpu{contestant=single}"]["median"]
+    sequence = CONFIGS[run.meta["model"]].sequence
+    return run.meta["micro_batch"] * sequence / speed
 
 
 def fitted(run: Record) -> dict:
@@ -56,7 +71,7 @@ def predict(
     """Return the parts of a step in seconds, and its tokens a second.
 
     Args:
-        alone: the record of the model on one GPU.
+        alone: a record with a `step_of_one_gpu`.
         copies: a record that measured the GPU's `device_copy`.
         spread_over: the layout, from `estimate.layout.layout`.
         links: the link of each of its axes: dp, tp, pp.
@@ -67,7 +82,7 @@ def predict(
     """
     model = asdict(CONFIGS[alone.meta["model"]])
     rate = copies.summary["device_copy{rank=0}"]["median"]
-    step = alone.summary["step_time_s"]["median"]
+    step = step_of_one_gpu(alone)
     whole = time.update_seconds(model, layout(), rate)
     share = spread_over["micro_batch"] / alone.meta["micro_batch"]
     return time.step_time(

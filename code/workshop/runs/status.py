@@ -80,7 +80,8 @@ def _row(
             return loading.load(name, records)
 
         expected = prediction(experiment.prediction, loader)
-        note = " ".join(filter(None, (experiment.why, expected, note)))
+        attempt = f"{note[0].upper()}{note[1:]}." if note else ""
+        note = " ".join(filter(None, (experiment.why, expected, attempt)))
     return Row(
         name=finding.name,
         title=experiment.title if experiment else "",
