@@ -1,7 +1,5 @@
 """Data parallelism equals the dense model: ours, and torch's beside it."""
 
-import gc
-import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -147,21 +145,3 @@ def backward_twice(rank: int, world: int) -> None:
 def test_a_second_backward_outside_no_sync_is_refused(pool2: Pool) -> None:
     with pytest.raises(RankError, match=r"second gradient.*no_sync\(\)"):
         pool2.run(backward_twice)
-
-
-def lives_on(rank: int, world: int) -> list[bool]:
-    """Return whether wrapper and model outlive their last name."""
-    torch.manual_seed(0)
-    module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 1))
-    model = OverlappedDataParallel(module, dist.group.WORLD)
-    model(torch.ones(2, 4)).sum().backward()
-    model.finish()
-    watched = [weakref.ref(model), weakref.ref(module)]
-    del module, model
-    gc.collect()
-    return [one() is not None for one in watched]
-
-
-def test_a_model_that_nobody_has_is_freed(pool2: Pool) -> None:
-    """Else jobs that compare layouts would hold all of them at once."""
-    assert pool2.run(lives_on) == [[False, False]] * 2

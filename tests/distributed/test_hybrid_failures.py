@@ -1,36 +1,22 @@
 """A rank that fails ends the job, in seconds, and is the one that speaks."""
 
-import os
 import re
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from launching import launch
 
 SCRIPT = Path(__file__).resolve().parents[1] / "failing_rank.py"
 WAYS = ("raise", "killed", "memory")
-LIMIT = 120
 SECONDS = 60  # from the failure to the end of torchrun, on a busy machine
 
 
 def run(how: str) -> tuple[int, str, float]:
     """Return exit code, stderr, and seconds from the failure to the end."""
-    torchrun = Path(sys.executable).with_name("torchrun")
-    done = subprocess.run(
-        [torchrun, "--standalone", "--nproc-per-node=2", SCRIPT, how, "1"],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-        },
-    )
+    torchrun = ("torchrun", "--standalone", "--nproc-per-node=2")
+    done = launch(*torchrun, SCRIPT, how, "1")
     began = float(re.search(r"failing at ([\d.]+)", done.stdout)[1])
     return done.returncode, done.stderr, time.time() - began
 

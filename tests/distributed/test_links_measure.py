@@ -9,6 +9,8 @@ from collections import Counter
 import pytest
 import torch
 import torch.distributed as dist
+from launching import launch
+
 from workshop.lab1 import measure_links
 from workshop.lab1.links.all_reduce import all_reduce_curve, check_sum
 from workshop.lab1.links.send_recv import message_matrix
@@ -64,33 +66,15 @@ def test_a_wrong_sum_is_never_timed(pool2):
         pool2.run(wrong_sum)
 
 
-def launch(*arguments, ranks=2, **variables):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={ranks}",
-        "-m",
-        "workshop.lab1.measure_links",
-    ]
-    return subprocess.run(
-        [*command, *arguments],
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-            **variables,
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def measure(*arguments, ranks=2, **variables):
+    torchrun = ("torchrun", "--standalone", f"--nproc-per-node={ranks}")
+    module = ("-m", "workshop.lab1.measure_links")
+    return launch(*torchrun, *module, *arguments, **variables)
 
 
 def test_the_launch_command_writes_every_measure(tmp_path):
     metrics = tmp_path / "metrics.jsonl"
-    done = launch(WORKSHOP_METRICS=str(metrics))
+    done = measure(WORKSHOP_METRICS=str(metrics))
     assert done.returncode == 0, done.stderr
     assert "1 MiB" in done.stdout and "0 → 1" in done.stdout
     meta, *measures = map(json.loads, metrics.read_text().splitlines())

@@ -1,12 +1,10 @@
 """Ours beside megatron-core: names of layouts, the table, the command."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from launching import launch
 
 from workshop.errors import UserError
 from workshop.lab1 import compare_megatron
@@ -73,28 +71,10 @@ def test_profiles_stand_side_by_side(tmp_path: Path) -> None:
     assert whole["ours"]["kernels"][0]["name"] == "kernel of 1.0"
 
 
-def launch(folder: Path, *command: str) -> subprocess.CompletedProcess:
-    """Run a program of the environment on the CPU."""
-    program, *arguments = command
-    return subprocess.run(
-        [Path(sys.executable).with_name(program), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={
-            **os.environ,
-            "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": "1",
-            "WORKSHOP_METRICS": str(folder / "metrics.jsonl"),
-            "WORKSHOP_ARTIFACTS": str(folder),
-        },
-    )
-
-
 def test_the_command_rehearses_ours_without_a_gpu(tmp_path: Path) -> None:
     command = compare_megatron.__doc__.splitlines()[0].split()
     options = ("--layouts", "tp2", "--rounds", "1", "--profile", "tp2")
-    done = launch(tmp_path, *command, *options)
+    done = launch(*command, *options, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "megatron-core computes on GPUs alone: only ours" in done.stdout
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -110,7 +90,7 @@ def test_the_command_rehearses_ours_without_a_gpu(tmp_path: Path) -> None:
 
 def test_a_layout_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
     module = compare_megatron.__name__
-    done = launch(tmp_path, "python", "-m", module, "--layouts", "dp4")
+    done = launch("python", "-m", module, "--layouts", "dp4", folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr == (
         "error: dp4 does not fit the ranks, world size 1: data parallel "

@@ -1,7 +1,9 @@
 """One rank alone holds what the formulas say, and what a real rank holds."""
 
+import gc
 import json
 import sys
+import weakref
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,6 +130,22 @@ def test_a_reduce_scatter_alone_writes_its_output(
         loss = rank.model(rank.tokens, rank.tokens)
         assert 1 < loss.item() < 100
     assert collectives._reduce_scatter is before
+
+
+@pytest.mark.parametrize("name", ["dp1", "dp2", "tp2sp"])
+def test_a_rank_that_is_closed_is_freed(name: str) -> None:
+    """Else the next rank's peak holds this one's weights."""
+    spread = from_name(name, micro_batch=2)
+    with pretended(spread, 0) as groups:
+        rank = RankAlone(
+            CONFIGS["tiny"], spread, 0, groups, torch.device("cpu"), False
+        )
+        rank.timed_step()
+        watched = [weakref.ref(p) for p in rank.module.parameters()]
+        rank.close()
+        del rank
+    gc.collect()
+    assert not any(one() is not None for one in watched)
 
 
 def kept_by_rank(

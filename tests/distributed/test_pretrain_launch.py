@@ -2,23 +2,21 @@
 
 import gzip
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from launching import LIMIT, environment, program
 
 from workshop.lab1 import pretrain_gpt
 
 MODULE = "workshop.lab1.pretrain_gpt"
 COMMAND = pretrain_gpt.__doc__.splitlines()[0].split()
-LIMIT = 120
 STEPS, SAVED = 50, 10  # 50 is what the command does with no arguments
 
 
@@ -33,8 +31,7 @@ def launch(cache, tmp_path):
     started = []
 
     def start(*argv, ranks=2):
-        torchrun = Path(sys.executable).with_name("torchrun")
-        command = [torchrun, *COMMAND[1:]]
+        command = [program("torchrun"), *COMMAND[1:]]
         if ranks == 1:
             command = [sys.executable, "-m", MODULE]
         process = subprocess.Popen(
@@ -43,13 +40,10 @@ def launch(cache, tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "CUDA_VISIBLE_DEVICES": "",
-                "WORKSHOP_CACHE": str(cache),
-                "WORKSHOP_ARTIFACTS": str(tmp_path / "artifacts"),
-            },
+            env=environment(
+                WORKSHOP_CACHE=str(cache),
+                WORKSHOP_ARTIFACTS=str(tmp_path / "artifacts"),
+            ),
         )
         started.append(process)
         return process

@@ -23,6 +23,7 @@ from workshop.lab1.compare.layouts import (
     contestants,
 )
 from workshop.models.gpt import CONFIGS
+from workshop.parallel.release import release
 from workshop.training.failures import joined
 from workshop.training.launch import Job, together
 from workshop.training.report import memory_gib
@@ -93,6 +94,7 @@ class Comparison(Bench):
         """Return this rank's median seconds a step and its peak GiB."""
         trainer = self.trainer(contestant)
         seconds, _ = self.timed(trainer.step, self.batches(contestant))
+        release(trainer.strategy.chunks)
         return seconds, memory_gib(self.job.device)
 
     def round(self, number: int) -> None:
@@ -128,6 +130,8 @@ class Comparison(Bench):
             artifacts / contestant.name,
             layout=contestant.name,
         )
+        release(trainer.strategy.chunks)
+        del trainer
         forget()
 
 

@@ -10,7 +10,7 @@ predicts the layout before anyone has its GPUs.
 
 import argparse
 import gc
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from statistics import median
 
@@ -141,15 +141,19 @@ class Bench:
             "stage": stage,
         }
         measure = self.writer.measure
-        with pretended(spread, stage) as groups:
-            rank = RankAlone(
-                self.config,
-                spread,
-                stage,
-                groups,
-                self.device,
-                compiled=not self.args.small,
-            )
+        with (
+            pretended(spread, stage) as groups,
+            closing(
+                RankAlone(
+                    self.config,
+                    spread,
+                    stage,
+                    groups,
+                    self.device,
+                    compiled=not self.args.small,
+                )
+            ) as rank,
+        ):
             for _ in range(self.args.warmup_steps):
                 rank.timed_step()
             steps = [rank.timed_step() for _ in range(self.args.steps)]

@@ -30,6 +30,7 @@ from workshop.models.gpt import GPT, GPTConfig, compile_blocks
 from workshop.parallel import tensor_parallel
 from workshop.parallel.data_parallel import OverlappedDataParallel
 from workshop.parallel.pipeline_stages import Stage
+from workshop.parallel.release import release
 from workshop.training.clipping import clipped_step, global_norm
 from workshop.training.optimizer import make_optimizer
 
@@ -219,6 +220,10 @@ class RankAlone:
         edges = [self.forward() for _ in range(held)]
         while edges:
             self.backward(edges.pop(0))
+
+    def close(self) -> None:
+        """Let go of the model, so that the next rank finds memory free."""
+        release([self.module])
 
     def state_bytes(self) -> int:
         """Return the bytes of weights, gradients and optimizer states."""

@@ -14,7 +14,6 @@ arXiv:2006.15704). Both are used in the same way::
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import NoReturn
-from weakref import WeakMethod
 
 import torch
 import torch.distributed as dist
@@ -159,16 +158,8 @@ class OverlappedDataParallel(DataParallel):
             for bucket in self.buckets
             for parameter in bucket.parameters
         }
-        # The garbage collector does not look behind a parameter's hooks, so
-        # a strong reference there would keep model and buckets for good.
-        method = WeakMethod(self._on_gradient)
-
-        def hook(parameter: Tensor) -> None:
-            if on_gradient := method():
-                on_gradient(parameter)
-
         for parameter in self.names:
-            parameter.register_post_accumulate_grad_hook(hook)
+            parameter.register_post_accumulate_grad_hook(self._on_gradient)
         self._reset()
 
     def _allocate(self, device: torch.device) -> None:
