@@ -7,11 +7,11 @@ from workshop.estimate.pipeline import bubble_over_total
 from workshop.notebook import figures_pipeline, style
 from workshop.notebook.figures import Record, values
 
-TRACE = "artifacts/1f1b-m8.json"
+TRACE = "artifacts/1f1b-m4.json"
 
 
 def trace(run: Record) -> Figure:
-    """Draw the recorded step of 1F1B with 8 micro-batches, and simulated."""
+    """Draw the recorded step of 1F1B with 4 micro-batches, and simulated."""
     return figures_pipeline.recorded(run, TRACE)
 
 
