@@ -122,6 +122,27 @@ def test_a_prediction_is_the_models() -> None:
     assert slow > step
 
 
+def test_a_prediction_can_start_from_measured_ranks() -> None:
+    """The compute of the rank's record, and the messages of the model."""
+    ranks = "lab1/one-rank-1.3b"
+    options = f'micro_batch=16, ranks="{ranks}"'
+    found = {
+        part: expression.evaluate(f'predicted("tp2", "{part}", {options})')
+        for part in ("compute", "tp", "optimizer", "step_time_s")
+    }
+    labels = "{layout=tp2,micro_batch=16,stage=0}"
+    measured = sum(
+        expression.evaluate(f'1 * run("{ranks}")["{part}_ms{labels}"]')
+        for part in ("forward", "backward")
+    )
+    assert found["compute"] == pytest.approx(measured / 1e3)
+    assert found["tp"] > 0 and found["step_time_s"] == pytest.approx(
+        found["compute"] + found["tp"] + found["optimizer"]
+    )
+    with pytest.raises(UserError, match="has not measured tp16"):
+        expression.evaluate(f'predicted("tp16", "compute", {options})')
+
+
 @pytest.mark.parametrize(
     "text, says",
     [
