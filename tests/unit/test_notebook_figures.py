@@ -2,34 +2,12 @@
 
 import json
 import re
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
+from fabricated import Fabricated, entry
+
 from workshop.errors import UserError
 from workshop.notebook import figures, style
-
-
-@dataclass
-class Fabricated:
-    summary: dict
-    name: str = "lab1/fabricated"
-    folder: Path = Path("nowhere")
-    events: list = field(default_factory=list)
-
-    def metrics(self, repeat=0):
-        return self.events
-
-
-def entry(value, spread=0.1):
-    return {
-        "median": value,
-        "min": value * (1 - spread),
-        "max": value * (1 + spread),
-        "values": [value],
-        "repeats": 1,
-        "unit": "",
-    }
 
 
 def curve(name, scale):
@@ -47,7 +25,7 @@ def curve(name, scale):
             "all_reduce_alpha": entry(20 * scale),
             "all_reduce_beta": entry(300 / scale),
         },
-        name,
+        name=name,
     )
 
 
@@ -88,7 +66,7 @@ def training():
         {"event": "step", "step": s, "loss": 10 - s} for s in range(5)
     ]
     return Fabricated(
-        {"tokens_per_s": entry(64000.0)}, "lab1/gpt-1gpu", events=events
+        {"tokens_per_s": entry(64000.0)}, name="lab1/gpt-1gpu", events=events
     )
 
 

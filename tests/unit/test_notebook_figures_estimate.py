@@ -1,10 +1,10 @@
 """Figures of predictions from fabricated records: what they draw."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
+from fabricated import Fabricated
 
 from workshop.errors import UserError
 from workshop.estimate.communication import link
@@ -18,16 +18,6 @@ LINKS = {axis: link(20.0, 300.0) for axis in ("dp", "tp", "pp")}
 MODEL = asdict(CONFIGS["gpt-1.3b"])
 
 
-@dataclass
-class Fabricated:
-    summary: dict = field(default_factory=dict)
-    folder: Path = Path("nowhere")
-    name: str = "lab1/fabricated"
-
-    def metrics(self, repeat=0):
-        return [{"event": "meta", "model": "gpt-1.3b"}]
-
-
 @pytest.fixture
 def ranks():
     """A run of one_rank: one device, two stages, two tensor ranks."""
@@ -38,7 +28,7 @@ def ranks():
         for part, share in (("forward", 1 / 3), ("backward", 2 / 3)):
             summary[f"{part}_ms{key}"] = {"median": work * share}
         summary[f"update_ms{key}"] = {"median": 8.0 - stage}
-    return Fabricated(summary)
+    return Fabricated(summary, meta={"model": "gpt-1.3b"})
 
 
 def test_a_layout_is_predicted_from_its_ranks(ranks):

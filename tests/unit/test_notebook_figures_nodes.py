@@ -1,30 +1,14 @@
 """Chapter 03's predictions and figures, from fabricated records."""
 
 import json
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
+from fabricated import Fabricated, entry
 
 from workshop.estimate.communication import seconds
 from workshop.estimate.layout import layout
 from workshop.notebook import figures_nodes as figures
 from workshop.notebook import layout_model as model
-
-
-@dataclass
-class Fabricated:
-    summary: dict = field(default_factory=dict)
-    meta: dict = field(default_factory=dict)
-    folder: Path = Path("nowhere")
-    name: str = "lab1/fabricated"
-
-    def metrics(self, repeat=0):
-        return []
-
-
-def entry(value):
-    return {"median": value, "min": value, "max": value}
 
 
 def link_of(beta):
@@ -44,7 +28,7 @@ def link_of(beta):
 def alone():
     return Fabricated(
         {"step_time_s": entry(0.25), "tokens_per_s": entry(65_536.0)},
-        {"model": "gpt-1.3b", "micro_batch": 16},
+        meta={"model": "gpt-1.3b", "micro_batch": 16},
     )
 
 
@@ -56,7 +40,7 @@ def test_one_gpu_of_a_comparison_is_the_one_whose_neighbour_idles(alone):
         f"tokens_per_s_per_gpu{{contestant={name}}}": entry(value)
         for name, value in (("alone", 60_000.0), ("single", 65_536.0))
     }
-    compared = Fabricated(speed, alone.meta)
+    compared = Fabricated(speed, meta=alone.meta)
     assert model.step_of_one_gpu(compared) == pytest.approx(0.25)
     assert model.step_of_one_gpu(alone) == 0.25
 

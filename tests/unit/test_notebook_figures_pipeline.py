@@ -2,10 +2,10 @@
 
 import itertools
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from fabricated import Fabricated
 from matplotlib.patches import Rectangle
 
 from workshop.errors import UserError
@@ -19,13 +19,6 @@ from workshop.parallel.pipeline_schedule import (
 )
 from workshop.parallel.pipeline_simulator import simulate
 from workshop.parallel.pipeline_timeline import Timeline
-
-
-@dataclass
-class Fabricated:
-    folder: Path
-    name: str = "lab1/fabricated"
-    summary: dict = field(default_factory=dict)
 
 
 def boxes(figure) -> list[Rectangle]:
@@ -118,7 +111,7 @@ def test_a_recorded_trace_is_drawn_from_its_artifact(tmp_path: Path) -> None:
     step = trace(make_schedule("1f1b", 2, 4))
     assert Timeline.from_rows(step.rows()).ranks == step.ranks
     (tmp_path / "pipeline.json").write_text(json.dumps(step.rows()))
-    figure = pipeline.recorded(Fabricated(tmp_path), "pipeline.json")
+    figure = pipeline.recorded(Fabricated(folder=tmp_path), "pipeline.json")
     assert len(boxes(figure)) == 2 * 2 * 8
     assert "<svg" in style.svg(figure)
 
@@ -128,7 +121,7 @@ def test_what_is_no_trace_is_one_sentence(tmp_path: Path, text) -> None:
     if text is not None:
         (tmp_path / "pipeline.json").write_text(text)
     with pytest.raises(UserError, match="no pipeline trace pipeline.json"):
-        pipeline.recorded(Fabricated(tmp_path), "pipeline.json")
+        pipeline.recorded(Fabricated(folder=tmp_path), "pipeline.json")
 
 
 def test_a_trace_of_another_schedule_is_one_sentence() -> None:

@@ -1,21 +1,14 @@
 """Figures of profiles from fabricated artifacts: what they draw."""
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+from fabricated import Fabricated
 
 from workshop.errors import UserError
 from workshop.notebook import figures_profile as figures
 from workshop.notebook import style
 from workshop.training.trace_groups import GROUPS
-
-
-@dataclass
-class Fabricated:
-    folder: Path
-    name: str = "lab1/fabricated"
 
 
 def rank(offset=0.0, passes=True, exposed=10.0, memory=True):
@@ -48,7 +41,7 @@ def run(tmp_path):
         (folder / "artifacts").mkdir(parents=True)
         text = json.dumps({"pipeline": None, "ranks": list(ranks)})
         (folder / "artifacts" / "profile.json").write_text(text)
-        return Fabricated(folder, name)
+        return Fabricated(folder=folder, name=name)
 
     return make
 
@@ -130,7 +123,7 @@ def test_a_group_without_time_is_not_drawn(run):
 
 
 def test_the_layouts_of_one_run_are_compared(tmp_path):
-    made = Fabricated(tmp_path)
+    made = Fabricated(folder=tmp_path)
     with pytest.raises(UserError, match="no profiles in folders"):
         figures.layouts(made)
     for name, exposed in (("tp2", 10.0), ("dp2", 60.0)):
@@ -165,7 +158,7 @@ def test_a_profile_of_one_rank_alone_is_drawn_too(run, tmp_path):
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"ranks": [{}]}'])
 def test_a_missing_profile_is_named(tmp_path, text):
-    made = Fabricated(tmp_path)
+    made = Fabricated(folder=tmp_path)
     if text is not None:
         (tmp_path / "artifacts").mkdir()
         (tmp_path / "artifacts" / "profile.json").write_text(text)

@@ -1,25 +1,14 @@
 """The figures of a pipeline's sweep draw what its record holds."""
 
 import json
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
+from fabricated import Fabricated
 
 from workshop.errors import UserError
 from workshop.notebook import figures_sweep as figures
 from workshop.parallel.pipeline_schedule import make_schedule
 from workshop.parallel.pipeline_simulator import simulate
-
-
-@dataclass
-class Fabricated:
-    summary: dict = field(default_factory=dict)
-    folder: Path = Path("nowhere")
-    name: str = "lab1/fabricated"
-
-    def metrics(self, repeat=0):
-        return [{"event": "meta", "world_size": 2}]
 
 
 def test_the_bubble_stands_beside_the_formula():
@@ -32,7 +21,8 @@ def test_the_bubble_stands_beside_the_formula():
     summary["bubble{m=4,schedule=gpipe}"] = {
         "median": 0.9, "min": 0.9, "max": 0.9,
     }  # fmt: skip
-    (axis,) = figures.bubbles(Fabricated(summary)).axes
+    run = Fabricated(summary, meta={"world_size": 2})
+    (axis,) = figures.bubbles(run).axes
     formula = next(x for x in axis.lines if x.get_linestyle() == "--")
     assert list(formula.get_xdata()) == [1, 8]
     assert list(formula.get_ydata()) == pytest.approx([50, 100 / 9])

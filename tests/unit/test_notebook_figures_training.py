@@ -2,30 +2,14 @@
 
 import gzip
 import json
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
+from fabricated import Fabricated, entry
 
 from workshop.errors import UserError
 from workshop.notebook import figures_comparison as comparison
 from workshop.notebook import figures_training as training
 from workshop.notebook import style
-
-
-@dataclass
-class Fabricated:
-    summary: dict = field(default_factory=dict)
-    events: list = field(default_factory=list)
-    folder: Path = Path("nowhere")
-    name: str = "lab1/fabricated"
-
-    def metrics(self, repeat=0):
-        return self.events
-
-
-def entry(value):
-    return {"median": value, "min": 0.9 * value, "max": 1.1 * value}
 
 
 def event(name, stream, begin, length, cat="gpu_memcpy"):
@@ -112,7 +96,7 @@ def test_a_missing_profile_is_named(tmp_path):
 def test_learning_draws_both_losses():
     steps = [{"event": "step", "step": s, "loss": 9.0 - s} for s in range(3)]
     held_out = {f"held_out_loss{{step={s}}}": entry(8.0) for s in (10, 2)}
-    (axis,) = training.learning(Fabricated(held_out, steps)).axes
+    (axis,) = training.learning(Fabricated(held_out, events=steps)).axes
     line, points = axis.lines
     assert list(line.get_ydata()) == [9.0, 8.0, 7.0]
     assert list(points.get_xdata()) == [2, 10]
@@ -121,7 +105,7 @@ def test_learning_draws_both_losses():
 def test_the_model_bends_where_backward_hides_all():
     def run(seconds):
         meta = {"event": "meta", "parameters": 10**9}
-        return Fabricated({"step_time_s": entry(seconds)}, [meta])
+        return Fabricated({"step_time_s": entry(seconds)}, events=[meta])
 
     def link(bandwidth):
         return Fabricated({"all_reduce_beta": entry(bandwidth)})
