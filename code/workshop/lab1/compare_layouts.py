@@ -8,6 +8,8 @@ of them alike.
 
 import argparse
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from workshop.data.batches import Batches
@@ -86,15 +88,21 @@ class Comparison(Bench):
         """Return the batches of a layout."""
         return batches_of(contestant, self.tokens, self.config, self.job)
 
-    def trainer(self, contestant: Contestant) -> Trainer:
-        """Return a layout's trainer, built anew."""
-        return Trainer(contestant, self.config, self.job, not self.args.small)
+    @contextmanager
+    def trainer(self, contestant: Contestant) -> Iterator[Trainer]:
+        """Build a layout's trainer, and let it be freed at the end."""
+        trainer = Trainer(
+            contestant, self.config, self.job, not self.args.small
+        )
+        try:
+            yield trainer
+        finally:
+            release(trainer.strategy.chunks)
 
     def turn(self, contestant: Contestant) -> tuple[float, float]:
         """Return this rank's median seconds a step and its peak GiB."""
-        trainer = self.trainer(contestant)
-        seconds, _ = self.timed(trainer.step, self.batches(contestant))
-        release(trainer.strategy.chunks)
+        with self.trainer(contestant) as trainer:
+            seconds, _ = self.timed(trainer.step, self.batches(contestant))
         return seconds, memory_gib(self.job.device)
 
     def round(self, number: int) -> None:
@@ -123,16 +131,13 @@ class Comparison(Bench):
 
     def profile(self, contestant: Contestant, artifacts: Path) -> None:
         """Profile a few steps of a layout on every rank."""
-        trainer = self.trainer(contestant)
-        self.profile_steps(
-            trainer.step,
-            self.batches(contestant),
-            artifacts / contestant.name,
-            layout=contestant.name,
-        )
-        release(trainer.strategy.chunks)
-        del trainer
-        forget()
+        with self.trainer(contestant) as trainer:
+            self.profile_steps(
+                trainer.step,
+                self.batches(contestant),
+                artifacts / contestant.name,
+                layout=contestant.name,
+            )
 
 
 def main() -> None:
@@ -145,6 +150,7 @@ def main() -> None:
             artifacts = Path(os.environ.get("WORKSHOP_ARTIFACTS", "."))
             for contestant in comparison.contestants:
                 comparison.profile(contestant, artifacts)
+                forget()
         comparison.writer.close()
 
 

@@ -5,9 +5,9 @@ and its collectives return at once, without the others' data. What the rank
 computes is therefore wrong, and how long it computes and how much memory it
 takes is right, but for the communication, which `workshop.estimate` adds.
 
-That holds only while every tensor has values like those of training: a GPU
-draws less power on others, and its clock rises. So no collective may leave
-an output as the allocator gave it.
+That holds only while every tensor has values like those of training, for
+the power and with it the speed of a product depend on its numbers (He 2024,
+thonking.ai). So no collective may leave an output as the allocator gave it.
 """
 
 import time

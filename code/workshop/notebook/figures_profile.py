@@ -230,12 +230,10 @@ def _folders(run: Record) -> list[tuple[str, dict]]:
         UserError: the run has none.
     """
     root = Path(run.folder)
+    kept = root / "artifacts"
     found = [
-        (
-            f"{' '.join(path.parts[len(root.parts) + 1 : -1])}\nrank {place}",
-            rank,
-        )
-        for path in sorted(root.glob("artifacts/*/**/profile.json"))
+        (f"{' '.join(path.relative_to(kept).parts[:-1])}\nrank {place}", rank)
+        for path in sorted(kept.glob("*/**/profile.json"))
         for place, rank in enumerate(
             ranks_of(run, str(path.relative_to(root)))
         )
