@@ -12,7 +12,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from workshop.training.failures import joined, memory_explained
+from workshop.job.failures import joined, memory_explained
 
 
 def fail(how: str) -> None:

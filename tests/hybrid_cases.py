@@ -16,7 +16,7 @@ from training_cases import groups_of
 
 from workshop.groups import Coordinate, ParallelDims
 from workshop.models.gpt import GPT, GPTConfig
-from workshop.parallel.tensor_parallel import PLAN, unshard_tensor
+from workshop.parallel.tensor.transform import PLAN, unshard_tensor
 from workshop.training.clipping import EPSILON
 from workshop.training.hybrid import Strategy, make_strategy
 from workshop.training.layout import Layout

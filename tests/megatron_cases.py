@@ -18,9 +18,9 @@ from pool import groups_closed
 from torch import Tensor
 
 from workshop.groups import Coordinate, ParallelDims, make_groups
-from workshop.lab1.megatron import weights
 from workshop.models.gpt import GPT, GPTConfig
-from workshop.parallel import tensor_parallel
+from workshop.parallel.tensor import transform as tensor_parallel
+from workshop.peers.megatron import weights
 from workshop.training.clipping import clipped_step, global_norm
 from workshop.training.hybrid import make_strategy
 from workshop.training.layout import Layout
@@ -146,7 +146,7 @@ def train_rank(rank: int, world: int, case: Case) -> Held:
     import megatron_cpu
 
     megatron_cpu.patch()
-    from workshop.lab1.megatron import training
+    from workshop.peers.megatron import training
 
     dims = case.dims
     settings = training.Settings(
@@ -218,8 +218,8 @@ def take_steps(
     import megatron_cpu
 
     megatron_cpu.patch()
-    from workshop.lab1.megatron import contestants, training
-    from workshop.training.launch import Job
+    from workshop.job.launch import Job
+    from workshop.peers.megatron import contestants, training
 
     job = Job(rank, world, torch.device("cpu"))
     contestant = contestants.named(layout, BATCH, BATCH, 2)

@@ -19,9 +19,9 @@ from training_cases import gradients_of
 
 from workshop.collectives import count
 from workshop.models.gpt import GPT, GPTConfig
-from workshop.parallel.pipeline import Pipeline, unwrapped
-from workshop.parallel.pipeline_schedule import Operation, make_schedule
-from workshop.parallel.pipeline_stages import make_stages
+from workshop.parallel.pipeline.executor import Pipeline, unwrapped
+from workshop.parallel.pipeline.schedule import Operation, make_schedule
+from workshop.parallel.pipeline.stages import make_stages
 
 BATCH, SEED, SEQUENCE, HIDDEN = 2, 100, 8, 16
 SHAPE = (BATCH, SEQUENCE, HIDDEN)

@@ -13,9 +13,9 @@ STEPS = 4
 
 def pretrain(rank, world, folder, *argv):
     """Run the whole entry point on a rank of the pool; return the events."""
+    from workshop.job.launch import Job
     from workshop.lab1.pretrain_gpt import run
     from workshop.lab1.pretrain_options import parse
-    from workshop.training.launch import Job
 
     os.environ["WORKSHOP_CACHE"] = f"{folder}/cache"
     metrics = Path(folder) / "metrics.jsonl"
@@ -38,7 +38,7 @@ def pretrain(rank, world, folder, *argv):
 
 def refused(rank, world, folder, *argv):
     """Return what the entry point refuses, as this rank raises it."""
-    from workshop.training.launch import AgreedError
+    from workshop.job.launch import AgreedError
 
     with pytest.raises(AgreedError) as raised:
         pretrain(rank, world, folder, *argv)

@@ -19,8 +19,8 @@ from training_cases import gradients_of, snapshot
 
 from workshop.collectives import Ledger, count
 from workshop.models.gpt import GPT, GPTConfig, compile_blocks
-from workshop.parallel import tensor_parallel
-from workshop.parallel.tensor_sharding import PLAN, is_sharded
+from workshop.parallel.tensor import transform as tensor_parallel
+from workshop.parallel.tensor.sharding import PLAN, is_sharded
 
 LAYERS, HIDDEN, HEADS, SEQUENCE = 2, 16, 4, 8
 BATCH, STEPS, SEED = 3, 2, 100

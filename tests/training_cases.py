@@ -18,9 +18,9 @@ from torch.nn import functional
 from workshop.collectives import count
 from workshop.groups import Groups, ParallelDims, make_groups
 from workshop.models.gpt import GPT, GPTConfig
+from workshop.parallel.data.ways import TorchDataParallel
 from workshop.training.hybrid import WholeModel
 from workshop.training.step import training_step
-from workshop.training.strategy import TorchDataParallel
 
 CONFIG = GPTConfig(layers=2, hidden=16, heads=2, sequence=8, vocabulary=37)
 BATCH, STEPS, SEED = 2, 2, 100

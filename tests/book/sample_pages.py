@@ -30,7 +30,7 @@ of one | % | 100 * row.mean / 1 | .0f
 {numref}`tab-toys` and {numref}`fig-toys` agree.
 
 ```{run-figure} lab1/one lab1/two
-:draw: workshop.notebook.figures.bandwidth_curve
+:draw: workshop.figures.charts.bandwidth_curve
 :alt: Time and bandwidth grow with the message.
 :name: fig-toys
 

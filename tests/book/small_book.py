@@ -18,7 +18,7 @@ SCRIPT = "slurm/experiment.sbatch"
 TOY = '''
 """Measure nothing, but write what a measuring run writes."""
 import os, sys
-from workshop.training.metrics import MetricsWriter, format_step
+from workshop.job.metrics import MetricsWriter, format_step
 
 if sys.argv[1] == "fails":
     sys.exit("toy: as asked")
@@ -84,7 +84,7 @@ def make_root(root: Path) -> Path:
     (root / "bin" / "scontrol").chmod(0o755)
     (root / "slurm" / "experiments.toml").write_text(PLANNED)
     shutil.copy2(HERE / SCRIPT, root / SCRIPT)
-    for name in ("workshop/runs/launch.py", "workshop/training/metrics.py"):
+    for name in ("workshop/records/launch.py", "workshop/job/metrics.py"):
         target = root / "code" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(HERE / "code" / name, target)
@@ -135,7 +135,7 @@ def run_job(root: Path, name: str) -> subprocess.CompletedProcess:
         SLURM_JOB_NODELIST="toynode",
     )
     return subprocess.run(
-        [sys.executable, "-m", "workshop.runs.job", f"lab1/{name}"],
+        [sys.executable, "-m", "workshop.records.job", f"lab1/{name}"],
         check=False, env=env, cwd=root, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 

@@ -13,8 +13,8 @@ import pytest
 from myst_nb.core.read import read_myst_markdown_notebook
 from nbclient import NotebookClient
 
-from workshop import cluster
 from workshop.errors import UserError
+from workshop.slurm import local as cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAPTERS = sorted(

@@ -60,7 +60,7 @@ FAULTS = {
     "no-expression": ("{number}`1 +`", ["is not an expression"]),
     "typed-number": ("It takes 41 ms.", ["'41 ms' is a typed measurement"]),
     "figure-without-alt": (
-        FIGURE.format(":draw: workshop.notebook.figures.bandwidth_curve"),
+        FIGURE.format(":draw: workshop.figures.charts.bandwidth_curve"),
         ["run-figure needs an :alt: text"],
     ),
     "figure-without-function": (

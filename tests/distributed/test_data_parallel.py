@@ -10,10 +10,8 @@ from pool import Pool, RankError
 from training_cases import CONFIG, Case, torch_ddp, train_rank
 
 from workshop.models.gpt import GPT
-from workshop.parallel.data_parallel import (
-    NaiveDataParallel,
-    OverlappedDataParallel,
-)
+from workshop.parallel.data.naive import NaiveDataParallel
+from workshop.parallel.data.overlapped import OverlappedDataParallel
 
 SMALL, MEDIUM, WHOLE = 0.001, 0.02, 64.0
 STRATEGIES = {

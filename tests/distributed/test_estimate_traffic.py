@@ -13,14 +13,12 @@ from workshop.estimate.data_parallel import gradients, in_buckets
 from workshop.estimate.layout import layout
 from workshop.groups import Coordinate, ParallelDims, make_groups
 from workshop.models.gpt import GPT, GPTConfig
-from workshop.parallel import tensor_parallel
-from workshop.parallel.data_parallel import (
-    NaiveDataParallel,
-    OverlappedDataParallel,
-)
-from workshop.parallel.pipeline import Pipeline
-from workshop.parallel.pipeline_schedule import make_schedule
-from workshop.parallel.pipeline_stages import make_stages
+from workshop.parallel.data.naive import NaiveDataParallel
+from workshop.parallel.data.overlapped import OverlappedDataParallel
+from workshop.parallel.pipeline.executor import Pipeline
+from workshop.parallel.pipeline.schedule import make_schedule
+from workshop.parallel.pipeline.stages import make_stages
+from workshop.parallel.tensor import transform as tensor_parallel
 
 CONFIG = GPTConfig(5, 16, 4, 8, 37)
 BUCKET_MIB = 0.02

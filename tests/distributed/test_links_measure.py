@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from launching import launch
 
+from workshop.bench.links.all_reduce import all_reduce_curve, check_sum
+from workshop.bench.links.send_recv import message_matrix
 from workshop.lab1 import measure_links
-from workshop.lab1.links.all_reduce import all_reduce_curve, check_sum
-from workshop.lab1.links.send_recv import message_matrix
 
 CPU = torch.device("cpu")
 

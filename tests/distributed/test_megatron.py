@@ -24,7 +24,7 @@ from pool import Pool
 
 from workshop.errors import UserError
 from workshop.lab1 import pretrain_gpt_megatron
-from workshop.lab1.megatron import options
+from workshop.peers.megatron import options
 
 TP2, PP2, BOTH = {"tp": 2}, {"pp": 2}, {"tp": 2, "pp": 2}
 SP, TRAINED = {"sequence_parallel": True}, {"steps": 1}

@@ -8,10 +8,10 @@ from launching import launch
 
 from workshop.errors import UserError
 from workshop.lab1 import compare_megatron
-from workshop.lab1.megatron.contestants import named
-from workshop.lab1.megatron.kernels import PARTS, side_by_side
+from workshop.peers.megatron.contestants import named
+from workshop.peers.megatron.kernels import PARTS, side_by_side
+from workshop.profiling.groups import GROUPS
 from workshop.training.layout import Layout
-from workshop.training.trace_groups import GROUPS
 
 
 @pytest.mark.parametrize(

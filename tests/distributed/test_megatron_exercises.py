@@ -8,7 +8,7 @@ import torch.distributed as dist
 from pool import Pool
 
 from workshop import collectives
-from workshop.lab1 import megatron_exercises as exercises
+from workshop.exercises import megatron as exercises
 
 
 def by_heads(weight, heads, rank, t):

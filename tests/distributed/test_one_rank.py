@@ -15,13 +15,13 @@ from estimate_cases import kept_bytes
 from pool import Pool
 
 from workshop import collectives
+from workshop.bench.rank_alone import RankAlone, pretended
 from workshop.errors import UserError
 from workshop.estimate.layout import from_name, layout, rank_parameters
 from workshop.estimate.memory import head_bytes, layer_bytes, state_bytes
 from workshop.lab1 import one_rank
-from workshop.lab1.rank_alone import RankAlone, pretended
 from workshop.models.gpt import CONFIGS, GPT, GPTConfig, compile_blocks
-from workshop.parallel import tensor_parallel
+from workshop.parallel.tensor import transform as tensor_parallel
 
 TINY = asdict(CONFIGS["tiny"])
 

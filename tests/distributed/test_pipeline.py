@@ -11,18 +11,16 @@ from training_cases import gradients_of
 
 from workshop.collectives import count
 from workshop.errors import UserError
-from workshop.parallel.data_parallel import (
-    NaiveDataParallel,
-    OverlappedDataParallel,
-)
-from workshop.parallel.pipeline import Pipeline
-from workshop.parallel.pipeline_schedule import (
+from workshop.parallel.data.naive import NaiveDataParallel
+from workshop.parallel.data.overlapped import OverlappedDataParallel
+from workshop.parallel.pipeline.executor import Pipeline
+from workshop.parallel.pipeline.schedule import (
     gpipe,
     interleaved,
     make_schedule,
     one_f_one_b,
 )
-from workshop.parallel.pipeline_stages import make_stages
+from workshop.parallel.pipeline.stages import make_stages
 
 PLAIN = [Case("1f1b", m) for m in (1, 2, 3, 4, 8)] + [
     Case("gpipe", m) for m in (1, 3, 8)

@@ -10,12 +10,12 @@ from pipeline_cases import Case, build
 from pool import Pool
 
 from workshop.models.gpt import compile_blocks
-from workshop.parallel.pipeline import Pipeline
-from workshop.parallel.pipeline_messages import route_of
-from workshop.parallel.pipeline_schedule import (
+from workshop.parallel.pipeline.executor import Pipeline
+from workshop.parallel.pipeline.messages import route_of
+from workshop.parallel.pipeline.schedule import (
     make_schedule,
 )
-from workshop.parallel.pipeline_timeline import Timeline
+from workshop.parallel.pipeline.timeline import Timeline
 
 LATE = 2.0
 """Seconds by which the first stage begins a step later than the second."""

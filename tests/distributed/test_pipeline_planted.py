@@ -10,7 +10,7 @@ from pipeline_cases import Step, compare_steps, train_rank, verify
 from planted.pipeline import BUGS, Bug
 from pool import Pool, RankError
 
-from workshop.parallel.pipeline import Pipeline
+from workshop.parallel.pipeline.executor import Pipeline
 
 ON_TWO = [bug for bug in BUGS if bug.dp == 1]
 

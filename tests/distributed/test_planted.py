@@ -13,10 +13,8 @@ from planted.data_parallel import BUGS, NUM_MICROBATCHES, RANKS, Bug
 from pool import Pool, RankError
 from training_cases import Case
 
-from workshop.parallel.data_parallel import (
-    NaiveDataParallel,
-    OverlappedDataParallel,
-)
+from workshop.parallel.data.naive import NaiveDataParallel
+from workshop.parallel.data.overlapped import OverlappedDataParallel
 
 
 def case_of(strategy, awkward: bool, naive: bool) -> Case:

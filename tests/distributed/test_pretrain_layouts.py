@@ -77,7 +77,7 @@ def test_the_first_line_describes_the_run_and_the_rest_is_complete(
 def agreed(rank, world):
     """Let rank 1 alone meet an error and return what each rank raises."""
     from workshop.errors import UserError
-    from workshop.training.launch import AgreedError, together
+    from workshop.job.launch import AgreedError, together
 
     def action():
         if rank == 1:

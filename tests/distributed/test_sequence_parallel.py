@@ -18,8 +18,7 @@ from tensor_cases import (
 from torch import Tensor, nn
 
 from workshop.collectives import count
-from workshop.parallel.sequence_parallel import finish_gradients
-from workshop.parallel.tensor_mappings import (
+from workshop.parallel.tensor.mappings import (
     copy_to,
     gather_from,
     gather_tokens,
@@ -27,6 +26,7 @@ from workshop.parallel.tensor_mappings import (
     reduce_scatter_tokens,
     scatter_to,
 )
+from workshop.parallel.tensor.sequence import finish_gradients
 
 
 @pytest.mark.parametrize("fixture", ["pool2", "pool4"])

@@ -16,12 +16,12 @@ from tensor_cases import (
 from torch._dynamo.utils import counters
 from torch.library import opcheck
 
-from workshop.parallel.tensor_linear import (
+from workshop.parallel.tensor.linear import (
     column_linear,
     column_linear_backward,
     row_linear,
 )
-from workshop.parallel.tensor_mappings import (
+from workshop.parallel.tensor.mappings import (
     all_gather,
     all_reduce,
     own_last,

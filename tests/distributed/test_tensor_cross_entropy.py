@@ -10,8 +10,10 @@ from pool import Pool
 from torch import Tensor
 
 from workshop.collectives import count
-from workshop.parallel import vocab_cross_entropy
-from workshop.parallel.vocab_cross_entropy import vocab_parallel_cross_entropy
+from workshop.parallel.tensor import cross_entropy as vocab_cross_entropy
+from workshop.parallel.tensor.cross_entropy import (
+    vocab_parallel_cross_entropy,
+)
 
 TOKENS = 11
 

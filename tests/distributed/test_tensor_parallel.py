@@ -20,9 +20,9 @@ from workshop.collectives import count
 from workshop.errors import UserError
 from workshop.groups import ParallelDims
 from workshop.models.gpt import GPT, GPTConfig
-from workshop.parallel import tensor_parallel
-from workshop.parallel.pipeline_stages import Stage
-from workshop.parallel.tensor_sharding import PLAN, shard_tensor
+from workshop.parallel.pipeline.stages import Stage
+from workshop.parallel.tensor import transform as tensor_parallel
+from workshop.parallel.tensor.sharding import PLAN, shard_tensor
 
 CASES = {
     "odd vocabulary": Case(),

@@ -6,14 +6,14 @@ from torch import Tensor
 
 from workshop.errors import UserError
 from workshop.models.gpt import GPT, Attention, GPTConfig
-from workshop.parallel.tensor_parallel import (
+from workshop.parallel.tensor.sharding import is_sharded, padded
+from workshop.parallel.tensor.transform import (
     PLAN,
     shard_state_dict,
     shard_tensor,
     unshard_state_dict,
     unshard_tensor,
 )
-from workshop.parallel.tensor_sharding import is_sharded, padded
 
 CONFIG = GPTConfig(layers=2, hidden=16, heads=4, sequence=8, vocabulary=37)
 

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from pool import Pool
 
 from workshop import collectives
-from workshop.lab1 import training_exercises as exercises
+from workshop.exercises import training as exercises
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ import torch
 import torch.distributed as dist
 from pool import Pool
 
+from workshop.job.launch import Job
+from workshop.job.metrics import MetricsWriter
 from workshop.models.gpt import GPT, GPTConfig
-from workshop.parallel.pipeline import Pipeline
-from workshop.parallel.pipeline_schedule import make_schedule
-from workshop.parallel.pipeline_stages import make_stages
-from workshop.training.launch import Job
-from workshop.training.metrics import MetricsWriter
-from workshop.training.profile import PROFILED, RankProfile
-from workshop.training.rank_summary import summarise_rank
+from workshop.parallel.pipeline.executor import Pipeline
+from workshop.parallel.pipeline.schedule import make_schedule
+from workshop.parallel.pipeline.stages import make_stages
+from workshop.profiling.profile import PROFILED, RankProfile
+from workshop.profiling.rank_summary import summarise_rank
 
 CONFIG = GPTConfig(layers=4, hidden=64, heads=4, sequence=64, vocabulary=97)
 MICRO_BATCHES, START, AFTER = 4, 10, 12

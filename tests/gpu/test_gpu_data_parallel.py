@@ -8,10 +8,8 @@ from parity import VALUES, verify
 from pool import Pool
 from training_cases import Case, torch_ddp
 
-from workshop.parallel.data_parallel import (
-    NaiveDataParallel,
-    OverlappedDataParallel,
-)
+from workshop.parallel.data.naive import NaiveDataParallel
+from workshop.parallel.data.overlapped import OverlappedDataParallel
 
 SMALL, WHOLE = 0.001, 64.0
 NCCL = {"transport": "collective"}

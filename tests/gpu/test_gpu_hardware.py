@@ -5,8 +5,8 @@ import json
 import torch
 import torch.distributed as dist
 
-from workshop import hardware
-from workshop.hardware import checks
+from workshop import doctor as hardware
+from workshop.doctor import checks
 
 
 def test_the_description_agrees_with_torch():

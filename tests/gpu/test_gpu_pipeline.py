@@ -10,9 +10,9 @@ import torch.distributed as dist
 from pipeline_cases import Case, build, verify
 from pool import Pool
 
-from workshop.parallel.data_parallel import OverlappedDataParallel
-from workshop.parallel.pipeline_schedule import make_schedule
-from workshop.parallel.pipeline_timeline import Timeline
+from workshop.parallel.data.overlapped import OverlappedDataParallel
+from workshop.parallel.pipeline.schedule import make_schedule
+from workshop.parallel.pipeline.timeline import Timeline
 
 CASES = [
     Case(schedule, m, device="cuda")

@@ -16,10 +16,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from training_cases import STEPS
 
 from workshop import collectives
-from workshop.parallel.data_parallel import (
-    NaiveDataParallel,
-    OverlappedDataParallel,
-)
+from workshop.parallel.data.naive import NaiveDataParallel
+from workshop.parallel.data.overlapped import OverlappedDataParallel
 
 
 class ReducesTheParameter(OverlappedDataParallel):

@@ -14,7 +14,7 @@ import torch
 
 @contextmanager
 def patched(target: str, replacement: Any) -> Iterator[None]:
-    with mock.patch(f"workshop.lab1.megatron.{target}", replacement):
+    with mock.patch(f"workshop.peers.megatron.{target}", replacement):
         yield
 
 
@@ -50,7 +50,7 @@ def exact_gelu() -> Iterator[None]:
 @contextmanager
 def default_messages() -> Iterator[None]:
     """An interleaved schedule keeps megatron-core's default messages."""
-    from workshop.lab1.megatron import model
+    from workshop.peers.megatron import model
 
     def config(**options: Any) -> object:
         options |= {"overlap_p2p_comm": False, "batch_p2p_comm": True}
@@ -64,7 +64,7 @@ def default_messages() -> Iterator[None]:
 @contextmanager
 def unmarked_cuts() -> Iterator[None]:
     """megatron-core draws no weights, and so marks none as cut."""
-    from workshop.lab1.megatron import model
+    from workshop.peers.megatron import model
 
     real = model.TransformerConfig
     with patched(

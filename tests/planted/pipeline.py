@@ -12,9 +12,9 @@ import torch
 from pipeline_cases import Case
 from torch import Tensor
 
-from workshop.parallel.data_parallel import OverlappedDataParallel
-from workshop.parallel.pipeline import Pipeline
-from workshop.parallel.pipeline_schedule import Operation
+from workshop.parallel.data.overlapped import OverlappedDataParallel
+from workshop.parallel.pipeline.executor import Pipeline
+from workshop.parallel.pipeline.schedule import Operation
 
 NUM_MICROBATCHES = 3
 

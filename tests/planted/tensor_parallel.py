@@ -17,13 +17,14 @@ from tensor_cases import LAYERS, STEPS, Case
 from torch import Tensor, nn
 
 from workshop import collectives
-from workshop.parallel import tensor_layers, tensor_parallel
-from workshop.parallel.sequence_parallel import SequenceParallelEmbedding
-from workshop.parallel.tensor_layers import (
+from workshop.parallel.tensor import layers as tensor_layers
+from workshop.parallel.tensor import transform as tensor_parallel
+from workshop.parallel.tensor.layers import (
     RowParallelLinear,
     VocabParallelEmbedding,
 )
-from workshop.parallel.tensor_mappings import reduce_from
+from workshop.parallel.tensor.mappings import reduce_from
+from workshop.parallel.tensor.sequence import SequenceParallelEmbedding
 
 Plant = Callable[[], AbstractContextManager[object]]
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from workshop import cluster, paths
-from workshop.cluster.layout import Layout
+from workshop import paths
 from workshop.errors import UserError
+from workshop.slurm import local as cluster
+from workshop.slurm.local.layout import Layout
 
 Shell = Callable[[str], subprocess.CompletedProcess[str]]
 

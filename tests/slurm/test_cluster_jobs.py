@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from workshop import cluster, paths
-from workshop.cluster import jobs
+from workshop import paths
 from workshop.errors import UserError
+from workshop.slurm import jobs
+from workshop.slurm import local as cluster
 
 pytestmark = pytest.mark.usefixtures("slurm_cluster")
 

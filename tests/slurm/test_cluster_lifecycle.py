@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from workshop import cluster
 from workshop.cli.cluster import app
-from workshop.cluster import daemons, hosts, jobs
-from workshop.cluster.layout import Layout
 from workshop.errors import UserError
+from workshop.slurm import jobs
+from workshop.slurm import local as cluster
+from workshop.slurm.local import daemons, hosts
+from workshop.slurm.local.layout import Layout
 
 
 def test_nodes_have_names_of_their_own(slurm_cluster: Layout, shell) -> None:

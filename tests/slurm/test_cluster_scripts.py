@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from workshop import paths
-from workshop.cluster import jobs, profile
-from workshop.cluster.layout import Layout
+from workshop.slurm import jobs, profile
+from workshop.slurm.local.layout import Layout
 
 pytestmark = pytest.mark.usefixtures("slurm_cluster")
 

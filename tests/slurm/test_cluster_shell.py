@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from workshop.cluster import daemons
 from workshop.errors import UserError
 from workshop.notebook import sh
+from workshop.slurm.local import daemons
 
 
 def test_a_cell_sees_the_cluster(slurm_cluster, capsys) -> None:

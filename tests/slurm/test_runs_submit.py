@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from workshop.cluster import jobs
 from workshop.notebook import recorded
-from workshop.runs import check, describe
+from workshop.records import check
+from workshop.records import experiments as describe
+from workshop.slurm import jobs
 
 HERE = Path(__file__).parents[2]
 sys.path.insert(0, str(HERE / "tests" / "unit"))

@@ -10,7 +10,7 @@ HERE = Path(__file__).parents[2]
 MODULE = '''
 """Train nothing, but write what a training run writes."""
 import os, sys
-from workshop.training.metrics import MetricsWriter, format_step
+from workshop.job.metrics import MetricsWriter, format_step
 from helper_of_toy import rate
 
 kind = sys.argv[1] if len(sys.argv) > 1 else "good"
@@ -46,7 +46,7 @@ def rate(step):
 '''
 RANKS = """
 import os
-from workshop.training.metrics import MetricsWriter
+from workshop.job.metrics import MetricsWriter
 
 if os.environ["RANK"] == "0":
     with MetricsWriter(os.environ["WORKSHOP_METRICS"]) as writer:
@@ -85,8 +85,8 @@ small = {{ args = ["good"], nodes = 1, gpus_per_node = 0 }}
 
 
 COPIED = (
-    "code/workshop/runs/launch.py",
-    "code/workshop/training/metrics.py",
+    "code/workshop/records/launch.py",
+    "code/workshop/job/metrics.py",
     "slurm/experiment.sbatch",
     "slurm/profiles/local.toml",
     "slurm/setup.sh",

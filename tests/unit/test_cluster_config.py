@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from workshop.cluster import config, gpus, layout
-from workshop.cluster.layout import Layout
 from workshop.errors import UserError
+from workshop.slurm.local import config, gpus, layout
+from workshop.slurm.local.layout import Layout
 
 TWO_OF_TWO = Layout(
     base="/tmp/c",

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from workshop.lab1 import cluster_exercises as exercises
-from workshop.notebook.link_model import alpha_beta
+from workshop.exercises import cluster as exercises
 from workshop.notebook.machine import machine
+from workshop.records.predict.links import alpha_beta
 
 
 @pytest.mark.parametrize(

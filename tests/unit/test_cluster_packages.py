@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from workshop.cluster import access, bundle, packages, programs
 from workshop.errors import UserError
+from workshop.slurm.local import access, bundle, packages, programs
 
 SIMULATED = """Inst libc6 (2.36)
 Inst adduser (3.1)
@@ -99,7 +99,7 @@ def test_incomplete_packages_are_named(tmp_path: Path) -> None:
 def test_other_systems_are_told_that_cells_replay(monkeypatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     assert "Slurm runs on Linux" in access.possible()
-    from workshop import cluster
+    from workshop.slurm import local as cluster
 
     with pytest.raises(UserError, match="replay"):
         cluster.start()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from workshop.cluster import jobs, profile
 from workshop.errors import UserError
+from workshop.slurm import jobs, profile
 
 
 @pytest.mark.parametrize("name", profile.names())

@@ -77,7 +77,7 @@ def nowhere(monkeypatch, tmp_path: Path) -> None:
     path = tmp_path / "artifacts" / "session.json"
     path.write_text(json.dumps(transcript))
     run = SimpleNamespace(folder=tmp_path, provenance=lambda: "job 12")
-    monkeypatch.setattr("workshop.runs.load.load", lambda name: run)
+    monkeypatch.setattr("workshop.records.load.load", lambda name: run)
 
 
 @pytest.mark.usefixtures("nowhere")

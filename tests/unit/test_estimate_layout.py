@@ -18,7 +18,7 @@ from workshop.estimate.layout import (
 )
 from workshop.estimate.parameters import gpt_parameters
 from workshop.models.gpt import CONFIGS, GPT, GPTConfig
-from workshop.parallel.pipeline_stages import cut, make_stages
+from workshop.parallel.pipeline.stages import cut, make_stages
 
 SMALL = GPTConfig(7, 16, 2, 8, 37)
 FILES = (

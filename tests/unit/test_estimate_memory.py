@@ -19,7 +19,7 @@ from workshop.estimate.memory import (
     state_bytes,
 )
 from workshop.models.gpt import CONFIGS, GPT, GPTConfig, compile_blocks
-from workshop.runs.load import load
+from workshop.records.load import load
 from workshop.training.optimizer import make_optimizer
 
 GPT_1_3B = asdict(CONFIGS["gpt-1.3b"])

@@ -34,11 +34,11 @@ from workshop.estimate.time import (
     update_seconds,
 )
 from workshop.models.gpt import CONFIGS
-from workshop.notebook.layout_model import curve, predict
-from workshop.parallel import pipeline_schedule
-from workshop.parallel.pipeline_schedule import make_schedule
-from workshop.parallel.pipeline_simulator import simulate
-from workshop.runs.load import load
+from workshop.parallel.pipeline import schedule as pipeline_schedule
+from workshop.parallel.pipeline.schedule import make_schedule
+from workshop.parallel.pipeline.simulator import simulate
+from workshop.records.load import load
+from workshop.records.predict.layouts import curve, predict
 
 GPT_1_3B = asdict(CONFIGS["gpt-1.3b"])
 LINK = link(20.0, 300.0)

@@ -1,4 +1,4 @@
-"""`workshop.hardware` reads nvidia-smi rightly and never raises."""
+"""`workshop.doctor` reads nvidia-smi rightly and never raises."""
 
 import getpass
 import json
@@ -6,8 +6,9 @@ import stat
 from pathlib import Path
 
 import pytest
-from workshop import hardware
-from workshop.hardware import gpus, nvidia_smi, software
+
+from workshop import doctor as hardware
+from workshop.doctor import gpus, nvidia_smi, software
 
 TOPOLOGY = (
     "\t\x1b[4mGPU0\tGPU1\tNIC0\tCPU Affinity\tNUMA Affinity\x1b[0m\n"

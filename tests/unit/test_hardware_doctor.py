@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
-from workshop import cluster, hardware
+
+from workshop import doctor as hardware
 from workshop.cli import app
 from workshop.cli import doctor as program
-from workshop.hardware import checks, probe
-from workshop.hardware.checks import Check, Machine
+from workshop.doctor import checks, probe
+from workshop.doctor.checks import Check, Machine
+from workshop.slurm import local as cluster
 
 ABOUT = hardware.describe()
 GPU = {

@@ -2,9 +2,9 @@
 
 import pytest
 
+from workshop.bench.layouts import contestants
 from workshop.estimate.pipeline import bubble_over_total
 from workshop.lab1 import check_layouts, sweep_pipeline
-from workshop.lab1.compare.layouts import contestants
 
 
 def test_every_layout_of_four_ranks_is_checked() -> None:

@@ -6,7 +6,7 @@ from math import ceil
 import pytest
 
 from workshop.estimate.pipeline import bubble_over_total
-from workshop.lab1 import layout_exercises as exercises
+from workshop.exercises import layouts as exercises
 
 
 def fewest(p, v, share):

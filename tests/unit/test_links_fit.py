@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from workshop.lab1.links import point_to_point
-from workshop.lab1.links.all_reduce import Point, message_sizes, repeats_of
-from workshop.lab1.links.fit import fit_alpha_beta
-from workshop.lab1.links.point_to_point import copy_matrix, staged_copy
-from workshop.lab1.links.report import bytes_text
+
+from workshop.bench.links import point_to_point
+from workshop.bench.links.all_reduce import Point, message_sizes, repeats_of
+from workshop.bench.links.fit import fit_alpha_beta
+from workshop.bench.links.point_to_point import copy_matrix, staged_copy
+from workshop.bench.links.report import bytes_text
 
 
 def test_the_fit_recovers_alpha_and_beta_exactly():

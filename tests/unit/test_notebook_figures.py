@@ -7,7 +7,8 @@ import pytest
 from fabricated import Fabricated, entry
 
 from workshop.errors import UserError
-from workshop.notebook import figures, style
+from workshop.figures import charts as figures
+from workshop.figures import style
 
 
 def curve(name, scale):

@@ -10,9 +10,9 @@ from workshop.errors import UserError
 from workshop.estimate.communication import link
 from workshop.estimate.layout import from_name
 from workshop.estimate.memory import DEVICES, largest_stage
+from workshop.figures import estimate as drawn
+from workshop.figures import style
 from workshop.models.gpt import CONFIGS
-from workshop.notebook import figures_estimate as drawn
-from workshop.notebook import style
 
 LINKS = {axis: link(20.0, 300.0) for axis in ("dp", "tp", "pp")}
 MODEL = asdict(CONFIGS["gpt-1.3b"])

@@ -7,8 +7,8 @@ from fabricated import Fabricated, entry
 
 from workshop.estimate.communication import seconds
 from workshop.estimate.layout import layout
-from workshop.notebook import figures_nodes as figures
-from workshop.notebook import layout_model as model
+from workshop.figures import nodes as figures
+from workshop.records.predict import layouts as model
 
 
 def link_of(beta):

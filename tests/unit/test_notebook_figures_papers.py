@@ -7,9 +7,10 @@ from workshop.estimate.parameters import (
     gpt_parameters,
     narayanan_parameters,
 )
-from workshop.notebook import figures_papers, style
-from workshop.notebook.drawn import drawn
-from workshop.notebook.published import NARAYANAN_2021, SHOEYBI_2019
+from workshop.estimate.published import NARAYANAN_2021, SHOEYBI_2019
+from workshop.figures import papers as figures_papers
+from workshop.figures import style
+from workshop.figures.drawn import drawn
 
 PEAK = 312  # TFLOP/s of an A100
 

@@ -9,16 +9,15 @@ from fabricated import Fabricated
 from matplotlib.patches import Rectangle
 
 from workshop.errors import UserError
-from workshop.notebook import figures_pipeline as pipeline
-from workshop.notebook import style
-from workshop.parallel.pipeline_schedule import (
+from workshop.figures import pipeline, style
+from workshop.parallel.pipeline.schedule import (
     gpipe,
     interleaved,
     make_schedule,
     one_f_one_b,
 )
-from workshop.parallel.pipeline_simulator import simulate
-from workshop.parallel.pipeline_timeline import Timeline
+from workshop.parallel.pipeline.simulator import simulate
+from workshop.parallel.pipeline.timeline import Timeline
 
 
 def boxes(figure) -> list[Rectangle]:

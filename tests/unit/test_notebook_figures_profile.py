@@ -6,9 +6,9 @@ import pytest
 from fabricated import Fabricated
 
 from workshop.errors import UserError
-from workshop.notebook import figures_profile as figures
-from workshop.notebook import style
-from workshop.training.trace_groups import GROUPS
+from workshop.figures import profile as figures
+from workshop.figures import style
+from workshop.profiling.groups import GROUPS
 
 
 def rank(offset=0.0, passes=True, exposed=10.0, memory=True):

@@ -6,9 +6,9 @@ import pytest
 from fabricated import Fabricated
 
 from workshop.errors import UserError
-from workshop.notebook import figures_sweep as figures
-from workshop.parallel.pipeline_schedule import make_schedule
-from workshop.parallel.pipeline_simulator import simulate
+from workshop.figures import sweep as figures
+from workshop.parallel.pipeline.schedule import make_schedule
+from workshop.parallel.pipeline.simulator import simulate
 
 
 def test_the_bubble_stands_beside_the_formula():

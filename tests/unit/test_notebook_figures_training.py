@@ -7,9 +7,7 @@ import pytest
 from fabricated import Fabricated, entry
 
 from workshop.errors import UserError
-from workshop.notebook import figures_comparison as comparison
-from workshop.notebook import figures_training as training
-from workshop.notebook import style
+from workshop.figures import comparison, style, training
 
 
 def event(name, stream, begin, length, cat="gpu_memcpy"):

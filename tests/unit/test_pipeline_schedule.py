@@ -6,8 +6,8 @@ import pytest
 from pipeline_cases import ALL
 
 from workshop.errors import UserError
-from workshop.parallel.pipeline_messages import route_of
-from workshop.parallel.pipeline_schedule import (
+from workshop.parallel.pipeline.messages import route_of
+from workshop.parallel.pipeline.schedule import (
     BACKWARD,
     FORWARD,
     NAMES,

@@ -7,20 +7,20 @@ import pytest
 from pipeline_cases import ALL, INTERLEAVED, PLAIN
 
 from workshop.errors import UserError
-from workshop.parallel.pipeline_messages import route_of
-from workshop.parallel.pipeline_schedule import (
+from workshop.parallel.pipeline.messages import route_of
+from workshop.parallel.pipeline.schedule import (
     Operation,
     gpipe,
     interleaved,
     make_schedule,
     one_f_one_b,
 )
-from workshop.parallel.pipeline_simulator import (
+from workshop.parallel.pipeline.simulator import (
     Deadlock,
     early_arrivals,
     simulate,
 )
-from workshop.parallel.pipeline_timeline import Timed, Timeline
+from workshop.parallel.pipeline.timeline import Timed, Timeline
 
 
 def swapped(schedule, rank, a, b):

@@ -7,7 +7,7 @@ import torch
 
 from workshop.errors import UserError
 from workshop.models.gpt import CONFIGS, GPT, GPTConfig
-from workshop.parallel.pipeline_stages import (
+from workshop.parallel.pipeline.stages import (
     Costs,
     cut,
     make_stages,

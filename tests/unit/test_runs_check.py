@@ -7,8 +7,9 @@ import pytest
 import runs_folder
 
 from workshop import paths
-from workshop.runs import check, describe, job, record
-from workshop.runs.files import write_json
+from workshop.records import check, job, record
+from workshop.records import experiments as describe
+from workshop.records.files import write_json
 
 NAME = "lab1/toy"
 

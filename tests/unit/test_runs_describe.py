@@ -3,7 +3,7 @@
 import pytest
 
 from workshop.errors import UserError
-from workshop.runs import describe
+from workshop.records import experiments as describe
 
 GOOD = """
 [[experiment]]

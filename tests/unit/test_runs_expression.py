@@ -5,9 +5,9 @@ import json
 import pytest
 
 from workshop.errors import UserError
-from workshop.runs import expression
-from workshop.runs.load import Run
-from workshop.runs.summary import summarise
+from workshop.records import expression
+from workshop.records.load import Run
+from workshop.records.summary import summarise
 
 
 @pytest.fixture

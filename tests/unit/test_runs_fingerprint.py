@@ -6,7 +6,8 @@ import textwrap
 import pytest
 import runs_folder
 
-from workshop.runs import describe, fingerprint
+from workshop.records import experiments as describe
+from workshop.records import fingerprint
 
 SNIPPET = '''
 """Prose."""
@@ -98,12 +99,12 @@ def test_path_follows_imports_at_any_depth(tmp_path):
         "code/workshop/deep/b.py": "import os, torch\nc = 1",
         "code/workshop/lazy.py": "import workshop.errors",
         "code/workshop/unused.py": "x = 1",
-        "code/workshop/runs/check.py": "x = 1",
+        "code/workshop/records/check.py": "x = 1",
         "code/workshop/lab/__init__.py": "",
         "code/workshop/lab/run.py": """
             from workshop import errors
             from workshop.deep.a import c
-            from workshop.runs import check
+            from workshop.records import check
             def f():
                 import workshop.lazy
         """,

@@ -10,9 +10,10 @@ import pytest
 import runs_folder
 
 from workshop import paths
+from workshop.doctor import cpu
 from workshop.errors import UserError
-from workshop.hardware import cpu
-from workshop.runs import check, describe, job, node
+from workshop.records import check, job, node
+from workshop.records import experiments as describe
 
 NAME = "lab1/toy"
 

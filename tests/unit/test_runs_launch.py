@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from workshop.runs import describe, launch, node, transports
+from workshop.records import experiments as describe
+from workshop.records import launch, node, transports
 
 
 def experiment(**fields):

@@ -11,8 +11,9 @@ from workshop import paths
 from workshop.cli.runs import app
 from workshop.errors import UserError
 from workshop.notebook import recorded
-from workshop.runs import describe, expression, job, load, pack, status
-from workshop.runs import record as records
+from workshop.records import experiments as describe
+from workshop.records import expression, job, load, pack, status
+from workshop.records import record as records
 
 NAME = "lab1/toy"
 

@@ -1,7 +1,7 @@
 """Rounds inside one process count as repeats of a measurement."""
 
-from workshop.runs.summary import summarise
-from workshop.training.metrics import MetricsWriter
+from workshop.job.metrics import MetricsWriter
+from workshop.records.summary import summarise
 
 
 def test_rounds_are_values_of_their_own(tmp_path):

@@ -2,10 +2,10 @@
 
 import pytest
 
-from workshop.cluster.profile import Profile
-from workshop.runs import submit
-from workshop.runs.check import Finding
-from workshop.runs.describe import Experiment, Size
+from workshop.records import submit
+from workshop.records.check import Finding
+from workshop.records.experiments import Experiment, Size
+from workshop.slurm.profile import Profile
 
 
 def experiment(name, **fields):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from workshop.errors import UserError
-from workshop.training.failures import memory_explained
+from workshop.job.failures import memory_explained
 
 CPU = torch.device("cpu")
 CUDA_SAYS = (

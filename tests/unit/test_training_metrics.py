@@ -10,12 +10,12 @@ from tensorboard.backend.event_processing.event_accumulator import (
 )
 
 from workshop.errors import UserError
-from workshop.training.metrics import (
+from workshop.job.metrics import (
     MetricsWriter,
     format_step,
     metrics_path,
 )
-from workshop.training.tensorboard import ScalarWriter
+from workshop.job.tensorboard import ScalarWriter
 
 STEP = {
     "step": 12,

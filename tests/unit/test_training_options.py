@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from workshop.errors import UserError
+from workshop.job.launch import local_device
 from workshop.lab1.pretrain_options import parse
-from workshop.training.launch import local_device
 
 
 def test_each_model_has_its_defaults():

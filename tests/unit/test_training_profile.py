@@ -6,11 +6,12 @@ import json
 import pytest
 
 from workshop.errors import UserError
-from workshop.training import profile_report, trace_shrink
-from workshop.training.metrics import MetricsWriter
-from workshop.training.profile import on_one_clock
-from workshop.training.rank_summary import RankSummary, summarise_rank
-from workshop.training.trace_groups import GROUPS
+from workshop.job.metrics import MetricsWriter
+from workshop.profiling import report as profile_report
+from workshop.profiling import shrink as trace_shrink
+from workshop.profiling.groups import GROUPS
+from workshop.profiling.profile import on_one_clock
+from workshop.profiling.rank_summary import RankSummary, summarise_rank
 
 COMPUTE, COMM = 7, 20
 HOST, AUTOGRAD = 1, 2

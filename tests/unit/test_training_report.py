@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from workshop.training.clock import Mark, StepClock
-from workshop.training.launch import Job
-from workshop.training.metrics import MetricsWriter
+from workshop.job.clock import Mark, StepClock
+from workshop.job.launch import Job
+from workshop.job.metrics import MetricsWriter
 from workshop.training.report import Reporter
 
 CPU = torch.device("cpu")

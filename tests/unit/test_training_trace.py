@@ -6,9 +6,9 @@ import json
 import pytest
 
 from workshop.errors import UserError
-from workshop.training.intervals import intersection, length, union
-from workshop.training.metrics import MetricsWriter
-from workshop.training.trace import record, shrink, summarise_trace
+from workshop.job.metrics import MetricsWriter
+from workshop.profiling.intervals import intersection, length, union
+from workshop.profiling.trace import record, shrink, summarise_trace
 
 COMPUTE, COMM = 7, 20
 ALL_REDUCE = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL"
@@ -239,7 +239,7 @@ def test_a_shrunk_trace_gives_the_numbers_of_its_step(trace, tmp_path):
 
 
 def test_an_incompressible_step_is_refused(trace, tmp_path, monkeypatch):
-    monkeypatch.setattr("workshop.training.trace_shrink.LIMIT_BYTES", 10)
+    monkeypatch.setattr("workshop.profiling.shrink.LIMIT_BYTES", 10)
     big = trace(event("gemm", 0, 100, COMPUTE))
     with pytest.raises(UserError, match="over the limit of 10"):
         shrink(big, tmp_path / "small.json.gz")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from workshop.training.rank_summary import summarise_rank
+from workshop.profiling.rank_summary import summarise_rank
 
 MAIN, AUTOGRAD, GLOO = 1, 2, 3
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workshop.training.trace_groups import group_of
+from workshop.profiling.groups import group_of
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The directive `run-figure`: an SVG that a function draws from runs.
 
     ```{run-figure} lab1/bandwidth-one-node lab1/bandwidth-two-nodes
-    :draw: workshop.notebook.figures.bandwidth_curve
+    :draw: workshop.figures.charts.bandwidth_curve
     :alt: What the picture shows, for those who do not see it.
     :name: fig-bandwidth
 
@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 
 from workshop.errors import UserError
-from workshop.notebook import style
+from workshop.figures import style
 from workshop_book import provenance
 
 

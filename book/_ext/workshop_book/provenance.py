@@ -5,7 +5,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from workshop.errors import UserError
-from workshop.runs.load import Run
+from workshop.records.load import Run
 from workshop_book import problems, used
 
 SEPARATOR = " · "

@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxRole
 
 from workshop.errors import UserError
-from workshop.runs import expression
+from workshop.records import expression
 from workshop_book import problems, used, values
 
 

@@ -6,11 +6,11 @@ from sphinx.application import Sphinx
 
 from workshop import paths
 from workshop.errors import UserError
-from workshop.runs import describe
-from workshop.runs import load as loading
-from workshop.runs.describe import Experiment
-from workshop.runs.expression import Loader
-from workshop.runs.status import prediction
+from workshop.records import experiments as describe
+from workshop.records import load as loading
+from workshop.records.experiments import Experiment
+from workshop.records.expression import Loader
+from workshop.records.status import prediction
 from workshop_book import problems, provenance, used
 
 HEADS = ("Run", "State", "Recorded")

@@ -8,7 +8,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 from workshop.errors import UserError
-from workshop.runs import load as loading
+from workshop.records import load as loading
 from workshop_book import problems
 
 CELL = re.compile(r"""\brecorded\(\s*["']([^"']+)["']""")

@@ -4,8 +4,8 @@ import ast
 from dataclasses import dataclass
 
 from workshop.errors import UserError
-from workshop.runs import expression
-from workshop.runs.load import Run
+from workshop.records import expression
+from workshop.records.load import Run
 from workshop_book.used import Runs
 
 UNSPACED = ("×", "°", "'")

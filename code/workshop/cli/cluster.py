@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from workshop import cluster
-from workshop.cluster import bundle as carried
-from workshop.cluster import daemons, jobs, lifecycle, profile
-from workshop.cluster.layout import default_base
 from workshop.errors import one_sentence
 from workshop.paths import root
+from workshop.slurm import jobs, profile
+from workshop.slurm import local as cluster
+from workshop.slurm.local import bundle as carried
+from workshop.slurm.local import daemons, lifecycle
+from workshop.slurm.local.layout import default_base
 
 DOWN = 3
 

@@ -8,8 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from workshop.doctor.checks import CHECKS, Check, Machine, machine
 from workshop.errors import one_sentence
-from workshop.hardware.checks import CHECKS, Check, Machine, machine
 
 LAPTOP = ("Python", "torch", "disk", "ranks on the CPU")
 MARKS = {

@@ -10,8 +10,9 @@ from rich.table import Table
 from workshop import paths
 from workshop.cli import runs_submit
 from workshop.errors import fail, one_sentence
-from workshop.runs import check as checking
-from workshop.runs import describe, load, pack, status
+from workshop.records import check as checking
+from workshop.records import experiments as describe
+from workshop.records import load, pack, status
 
 app = typer.Typer(
     help="The recorded runs of the book: list, show, submit and check.",

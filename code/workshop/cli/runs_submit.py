@@ -16,14 +16,15 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from workshop.cluster import environment
-from workshop.cluster import profile as profiles
-from workshop.cluster.jobs import JobState
 from workshop.errors import UserError, fail, one_sentence
-from workshop.runs import check, describe, record
-from workshop.runs import submit as submitting
-from workshop.runs.describe import Experiment
-from workshop.runs.files import seconds
+from workshop.records import check, record
+from workshop.records import experiments as describe
+from workshop.records import submit as submitting
+from workshop.records.experiments import Experiment
+from workshop.records.files import seconds
+from workshop.slurm import profile as profiles
+from workshop.slurm.jobs import JobState
+from workshop.slurm.local import environment
 
 INTERRUPTED = 130
 TAIL_BYTES = 2000

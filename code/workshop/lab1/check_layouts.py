@@ -15,13 +15,13 @@ from torch import Tensor
 from workshop import collectives
 from workshop.errors import UserError
 from workshop.groups import ParallelDims, make_groups
+from workshop.job.failures import joined
+from workshop.job.launch import Job, together
+from workshop.job.metrics import MetricsWriter, metrics_path
 from workshop.models.gpt import GPT, GPTConfig
-from workshop.parallel.tensor_parallel import PLAN, shard_tensor
-from workshop.training.failures import joined
+from workshop.parallel.tensor.transform import PLAN, shard_tensor
 from workshop.training.hybrid import Strategy, make_strategy
-from workshop.training.launch import Job, together
 from workshop.training.layout import Layout
-from workshop.training.metrics import MetricsWriter, metrics_path
 from workshop.training.step import training_step
 
 # An odd vocabulary, which tensor parallelism has to pad.

@@ -17,9 +17,8 @@ import torch
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from workshop.data.batches import Batches
-from workshop.lab1.compare.bench import Bench, settled
-from workshop.lab1.compare.contestants import (
+from workshop.bench.bench import Bench, settled
+from workshop.bench.contestants import (
     OURS,
     PEERS,
     NanoGPT,
@@ -27,10 +26,11 @@ from workshop.lab1.compare.contestants import (
     forget,
     ours,
 )
+from workshop.data.batches import Batches
+from workshop.job.failures import joined
+from workshop.job.launch import Job, together
 from workshop.models.gpt import CONFIGS
-from workshop.training import trace
-from workshop.training.failures import joined
-from workshop.training.launch import Job, together
+from workshop.profiling import trace
 from workshop.training.report import memory_gib
 
 SEED = 1

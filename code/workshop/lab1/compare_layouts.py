@@ -12,11 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from workshop.data.batches import Batches
-from workshop.errors import UserError
-from workshop.lab1.compare.bench import Bench, in_gib, settled
-from workshop.lab1.compare.contestants import forget
-from workshop.lab1.compare.layouts import (
+from workshop.bench.bench import Bench, in_gib, settled
+from workshop.bench.contestants import forget
+from workshop.bench.layouts import (
     SEED,
     SMALL,
     Contestant,
@@ -24,10 +22,12 @@ from workshop.lab1.compare.layouts import (
     batches_of,
     contestants,
 )
+from workshop.data.batches import Batches
+from workshop.errors import UserError
+from workshop.job.failures import joined
+from workshop.job.launch import Job, together
 from workshop.models.gpt import CONFIGS
 from workshop.parallel.release import release
-from workshop.training.failures import joined
-from workshop.training.launch import Job, together
 from workshop.training.report import memory_gib
 
 

@@ -16,22 +16,22 @@ import argparse
 import os
 from pathlib import Path
 
-from workshop.data.batches import Batches
-from workshop.errors import UserError
-from workshop.lab1.compare.bench import Bench, in_gib, settled
-from workshop.lab1.compare.contestants import forget
-from workshop.lab1.compare.layouts import (
+from workshop.bench.bench import Bench, in_gib, settled
+from workshop.bench.contestants import forget
+from workshop.bench.layouts import (
     SEED,
     SMALL,
     Contestant,
     batches_of,
 )
-from workshop.lab1.megatron.contestants import NAMES, named, ready
-from workshop.lab1.megatron.kernels import side_by_side
-from workshop.lab1.megatron.options import require
+from workshop.data.batches import Batches
+from workshop.errors import UserError
+from workshop.job.failures import joined
+from workshop.job.launch import Job, together
 from workshop.models.gpt import CONFIGS
-from workshop.training.failures import joined
-from workshop.training.launch import Job, together
+from workshop.peers.megatron.contestants import NAMES, named, ready
+from workshop.peers.megatron.kernels import side_by_side
+from workshop.peers.megatron.options import require
 from workshop.training.report import memory_gib
 
 

@@ -15,25 +15,25 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
-from workshop.errors import UserError
-from workshop.hardware.gpus import peer_access
-from workshop.hardware.host import host_identity
-from workshop.lab1.links import report
-from workshop.lab1.links.all_reduce import (
+from workshop.bench.links import report
+from workshop.bench.links.all_reduce import (
     all_reduce_curve,
     check_sum,
     message_sizes,
 )
-from workshop.lab1.links.device_memory import (
+from workshop.bench.links.device_memory import (
     Sizes,
     copy_bandwidth,
     matmul_rate,
 )
-from workshop.lab1.links.fit import Fit, fit_alpha_beta
-from workshop.lab1.links.point_to_point import Copy, copy_matrix
-from workshop.lab1.links.send_recv import message_matrix
-from workshop.training.launch import launched, together
-from workshop.training.metrics import MetricsWriter, metrics_path
+from workshop.bench.links.fit import Fit, fit_alpha_beta
+from workshop.bench.links.point_to_point import Copy, copy_matrix
+from workshop.bench.links.send_recv import message_matrix
+from workshop.doctor.gpus import peer_access
+from workshop.doctor.host import host_identity
+from workshop.errors import UserError
+from workshop.job.launch import launched, together
+from workshop.job.metrics import MetricsWriter, metrics_path
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from statistics import median
 
 import torch
 
+from workshop.bench.rank_alone import RankAlone, pretended
 from workshop.errors import UserError, one_sentence
 from workshop.estimate.layout import chunks_of, from_name
 from workshop.estimate.memory import rank_bytes, state_bytes
-from workshop.lab1.rank_alone import RankAlone, pretended
+from workshop.job.launch import fastest_attention
+from workshop.job.metrics import MetricsWriter, metrics_path
 from workshop.models.gpt import CONFIGS, GPTConfig
-from workshop.parallel.tensor_parallel import check
-from workshop.training.launch import fastest_attention
-from workshop.training.metrics import MetricsWriter, metrics_path
+from workshop.parallel.tensor.transform import check
 
 LAYOUTS = "dp1,dp2,tp2,tp2sp,pp2@4,pp2cut12@4"
 SMALL_LAYOUTS = "dp1,dp2,tp2,tp2sp,pp2,pp2cut1"

@@ -21,8 +21,8 @@ import torch
 from workshop.errors import UserError, one_sentence
 from workshop.estimate.layout import layout
 from workshop.estimate.memory import fits, rank_bytes
+from workshop.job.metrics import MetricsWriter, metrics_path
 from workshop.models.gpt import CONFIGS
-from workshop.training.metrics import MetricsWriter, metrics_path
 
 GIB = 2**30
 REFUSED = 2

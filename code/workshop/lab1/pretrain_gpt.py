@@ -38,20 +38,20 @@ from workshop.errors import UserError
 from workshop.estimate.flops import flops_per_token
 from workshop.estimate.hardware import peak_flops
 from workshop.groups import Groups, make_groups
+from workshop.job.failures import joined, memory_explained
+from workshop.job.launch import Job, together
+from workshop.job.metrics import MetricsWriter, metrics_path
+from workshop.job.tensorboard import ScalarWriter
 from workshop.lab1.pretrain_options import layout_of, parse
 from workshop.models.gpt import CONFIGS, GPT, num_parameters
 from workshop.parallel.random_streams import seed_streams
-from workshop.training import profile
-from workshop.training.failures import joined, memory_explained
+from workshop.profiling import profile
 from workshop.training.hybrid import make_strategy
-from workshop.training.launch import Job, together
 from workshop.training.layout import Layout
 from workshop.training.loop import Options, train
-from workshop.training.metrics import MetricsWriter, metrics_path
 from workshop.training.optimizer import make_optimizer
 from workshop.training.report import Reporter
 from workshop.training.state import TrainingState
-from workshop.training.tensorboard import ScalarWriter
 
 TINY_MIB = 1.0
 

@@ -19,14 +19,14 @@ from torch import Tensor
 from workshop.data.batches import Batches
 from workshop.estimate.flops import flops_per_token
 from workshop.estimate.hardware import peak_flops
-from workshop.lab1.megatron.options import TAKEN, parse, require
+from workshop.job.clock import Mark, StepClock
+from workshop.job.failures import joined
+from workshop.job.launch import Job, together
+from workshop.job.metrics import MetricsWriter, metrics_path
 from workshop.lab1.pretrain_gpt import device_name, prepare
 from workshop.lab1.pretrain_options import layout_of
 from workshop.models.gpt import CONFIGS, GPT, num_parameters
-from workshop.training.clock import Mark, StepClock
-from workshop.training.failures import joined
-from workshop.training.launch import Job, together
-from workshop.training.metrics import MetricsWriter, metrics_path
+from workshop.peers.megatron.options import TAKEN, parse, require
 from workshop.training.report import Reporter
 from workshop.training.schedule import learning_rate
 
@@ -42,7 +42,7 @@ def main() -> None:
 def run(job: Job, args: Namespace) -> None:
     """Prepare data and model, and train."""
     # Imported once `require` has found it.
-    from workshop.lab1.megatron import training
+    from workshop.peers.megatron import training
 
     config, layout = CONFIGS[args.model], layout_of(args)
     dims = together(

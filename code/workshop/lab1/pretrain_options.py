@@ -5,10 +5,10 @@ from typing import NoReturn
 
 from workshop.errors import UserError
 from workshop.models.gpt import CONFIGS
-from workshop.parallel.pipeline_schedule import NAMES
+from workshop.parallel.data.ways import WAYS
+from workshop.parallel.pipeline.schedule import NAMES
+from workshop.profiling.profile import PROFILED, STEPS
 from workshop.training.layout import Layout
-from workshop.training.profile import PROFILED, STEPS
-from workshop.training.strategy import WAYS
 
 TOKENIZER_OF_TINY = 1024
 TOKENIZER = 16384

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import torch
 
+from workshop.bench.bench import Bench, in_gib, settled
+from workshop.bench.contestants import forget
+from workshop.bench.layouts import SEED, Contestant, Trainer
 from workshop.data.batches import Batches
 from workshop.errors import UserError
 from workshop.estimate.pipeline import bubble_over_total
-from workshop.lab1.compare.bench import Bench, in_gib, settled
-from workshop.lab1.compare.contestants import forget
-from workshop.lab1.compare.layouts import SEED, Contestant, Trainer
+from workshop.job.failures import joined
+from workshop.job.launch import Job, together
 from workshop.models.gpt import CONFIGS
-from workshop.parallel.pipeline_timeline import Timeline
-from workshop.training.failures import joined
+from workshop.parallel.pipeline.timeline import Timeline
 from workshop.training.hybrid import Pipelined
-from workshop.training.launch import Job, together
 from workshop.training.layout import Layout
 from workshop.training.report import memory_gib
 

@@ -1,6 +1,6 @@
 """Say in a few lines what machine a run was recorded on."""
 
-from workshop.runs.load import Run
+from workshop.records.load import Run
 
 
 def machine(run: Run) -> str:

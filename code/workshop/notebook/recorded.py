@@ -6,21 +6,15 @@
 import os
 
 from workshop import paths
-from workshop.cluster import profile as profiles
-from workshop.cluster.jobs import JobState
-from workshop.cluster.profile import Profile
 from workshop.errors import UserError
-from workshop.runs import (
-    describe,
-    fingerprint,
-    job,
-    record,
-    schema,
-    submit,
-)
-from workshop.runs.describe import Experiment
-from workshop.runs.files import digest
-from workshop.runs.load import Run, load
+from workshop.records import experiments as describe
+from workshop.records import fingerprint, job, record, schema, submit
+from workshop.records.experiments import Experiment
+from workshop.records.files import digest
+from workshop.records.load import Run, load
+from workshop.slurm import profile as profiles
+from workshop.slurm.jobs import JobState
+from workshop.slurm.profile import Profile
 
 WAYS = ("replay", "local", "slurm")
 LINES = 12

@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 
-from workshop import cluster
-from workshop.cluster import profile
 from workshop.errors import UserError
 from workshop.paths import root
+from workshop.slurm import local as cluster
+from workshop.slurm import profile
 
 RECORD = "lab1/slurm-session"
 END_TIMEOUT_S = 10
@@ -105,7 +105,7 @@ def _site_variables() -> dict[str, str]:
 
 
 def _replay(command: str, why: str) -> int:
-    from workshop.runs.load import load
+    from workshop.records.load import load
 
     run = load(RECORD)
     path = run.folder / "artifacts" / "session.json"

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from workshop.groups import Groups
 from workshop.models.gpt import GPT, compile_blocks
-from workshop.parallel import tensor_parallel
-from workshop.parallel.pipeline import Pipeline
-from workshop.parallel.pipeline_schedule import make_schedule
-from workshop.parallel.pipeline_stages import make_stages
+from workshop.parallel.data.ways import data_parallel
+from workshop.parallel.pipeline.executor import Pipeline
+from workshop.parallel.pipeline.schedule import make_schedule
+from workshop.parallel.pipeline.stages import make_stages
+from workshop.parallel.tensor import transform as tensor_parallel
 from workshop.training.clipping import global_norm
 from workshop.training.layout import Layout
-from workshop.training.strategy import data_parallel
 
 MicroBatch = tuple[Tensor, Tensor]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from workshop.errors import UserError
 from workshop.groups import ParallelDims
 from workshop.models.gpt import GPTConfig
-from workshop.parallel.pipeline_schedule import make_schedule
-from workshop.parallel.pipeline_stages import cut
-from workshop.parallel.tensor_parallel import check
+from workshop.parallel.pipeline.schedule import make_schedule
+from workshop.parallel.pipeline.stages import cut
+from workshop.parallel.tensor.transform import check
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ the time of step n - 1.
 from dataclasses import dataclass
 
 from workshop.data.batches import Batches
-from workshop.training.clock import Mark, StepClock
+from workshop.job.clock import Mark, StepClock
+from workshop.profiling.profile import RankProfile, StepTrace
 from workshop.training.evaluate import held_out_loss
-from workshop.training.profile import RankProfile, StepTrace
 from workshop.training.report import Reporter
 from workshop.training.schedule import learning_rate
 from workshop.training.state import TrainingState

@@ -6,9 +6,9 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from workshop.training.clock import Mark
-from workshop.training.launch import Job
-from workshop.training.metrics import MetricsWriter, format_step
+from workshop.job.clock import Mark
+from workshop.job.launch import Job
+from workshop.job.metrics import MetricsWriter, format_step
 
 
 @dataclass

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from workshop.errors import UserError
 from workshop.groups import Coordinate, Groups
-from workshop.parallel import tensor_parallel
+from workshop.parallel.tensor import transform as tensor_parallel
 from workshop.training.hybrid import Strategy
 
 WEIGHT = "weight"

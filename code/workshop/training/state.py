@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torch.optim import Optimizer
 
+from workshop.job.launch import Job, together
 from workshop.training import checkpoint, reshard
 from workshop.training.hybrid import Strategy
-from workshop.training.launch import Job, together
 from workshop.training.layout import Layout
 
 

@@ -1,0 +1,1 @@
+"""Measurements that entry points share: contestants, turns, links."""

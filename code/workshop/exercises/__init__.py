@@ -1,0 +1,1 @@
+"""Exercises: what a reader completes, and the check of it."""

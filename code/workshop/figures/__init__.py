@@ -1,0 +1,1 @@
+"""What draws: figures from records, formulas and traces."""

@@ -1,0 +1,208 @@
+"""Figures of chapter 03: predicted layouts, and the parts of a step.
+
+The predictions start from records: the step of one GPU, and the all-reduce
+of a link. Whatever a label calls predicted was not measured.
+"""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from workshop.estimate import communication
+from workshop.estimate.layout import layout
+from workshop.figures import style
+from workshop.figures.charts import Record
+from workshop.figures.profile import parts, ranks_of
+from workshop.records.predict.layouts import (
+    SEQUENCES,
+    curve,
+    four_gpus,
+    predict,
+    step_of_one_gpu,
+    two_ranks,
+)
+
+NETWORKS = (25, 100, 400)
+"""Speeds of network cards in Gb/s."""
+
+PARTS = {
+    "compute": style.BLUE,
+    "optimizer": style.GREEN,
+    "bubble": style.PURPLE,
+    "communication": style.ORANGE,
+}
+
+
+def over_bandwidth(alone: Record, inside: Record, between: Record) -> Figure:
+    """Draw predicted tokens a second of two GPUs over their bandwidth.
+
+    Args:
+        alone: a record with a `step_of_one_gpu`.
+        inside, between: the all-reduce records of two links.
+    """
+    bandwidth = np.geomspace(1, 1000, 120)
+    with style.drawing(width=7.2, height=4.0) as (figure, (axis,)):
+        for i, (name, spread_over) in enumerate(two_ranks().items()):
+            rates = []
+            for gb_s in bandwidth:
+                way = communication.link(30.0, gb_s)
+                links = dict.fromkeys(("dp", "tp", "pp"), way)
+                parts = predict(alone, inside, spread_over, links)
+                rates.append(parts["tokens_per_s"] / 1e3)
+            axis.plot(bandwidth, rates, color=style.SERIES[i], label=name)
+        single = layout(micro_batch=16, num_microbatches=SEQUENCES // 16)
+        one = predict(alone, inside, single, {})["tokens_per_s"] / 1e3
+        axis.axhline(one, color=style.TEXT, linestyle=":", linewidth=1.2)
+        axis.annotate("one GPU", (1, one), (2, 4), color=style.TEXT,
+                      textcoords="offset points")  # fmt: skip
+        marks = [
+            (run.summary["all_reduce_beta"]["median"], name)
+            for run, name in ((between, "sockets"), (inside, "NVLink"))
+        ]
+        marks += [(gbit / 8, f"{gbit} Gb/s") for gbit in NETWORKS]
+        for gb_s, name in marks:
+            axis.axvline(gb_s, color=style.TEXT, alpha=0.4, linewidth=1)
+            axis.annotate(
+                name, (gb_s, 0), (3, 5), rotation=90, va="bottom",
+                textcoords="offset points", color=style.TEXT, fontsize=9,
+            )  # fmt: skip
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axis.set_ylim(0, None)
+        axis.set_xlabel("bandwidth (GB/s)")
+        axis.set_ylabel("k tokens/s, predicted")
+        axis.legend(loc="lower right")
+    return figure
+
+
+def accumulation(alone: Record, inside: Record, between: Record) -> Figure:
+    """Draw predicted efficiency of two nodes over micro-batches a step.
+
+    The arguments are those of `over_bandwidth`. Efficiency is the speed a
+    GPU over that of one GPU with as many micro-batches a step.
+    """
+    counts = [1, 2, 4, 8, 16, 32]
+    ways = {"sockets": curve(between)}
+    ways |= {f"{g} Gb/s": communication.network(g) for g in NETWORKS}
+    with style.drawing(width=7.2, height=3.6) as (figure, (axis,)):
+        for i, (name, way) in enumerate(ways.items()):
+            shares = []
+            for m in counts:
+                both, single = (
+                    layout(dp=n, micro_batch=16, num_microbatches=m)
+                    for n in (2, 1)
+                )
+                speed = predict(alone, inside, both, {"dp": way})
+                best = predict(alone, inside, single, {})
+                shares.append(
+                    50 * speed["tokens_per_s"] / best["tokens_per_s"]
+                )
+            axis.plot(
+                counts, shares, color=style.SERIES[i],
+                marker=style.MARKERS[i], label=name,
+            )  # fmt: skip
+        axis.axhline(50, color=style.TEXT, linestyle=":", linewidth=1.2)
+        axis.annotate("as slow as one GPU", (counts[-1], 50), (0, 4),
+                      ha="right", textcoords="offset points")  # fmt: skip
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(counts, [str(m) for m in counts])
+        axis.set_ylim(0, 104)
+        axis.set_xlabel("micro-batches a step, of 16 sequences")
+        axis.set_ylabel("efficiency (%), predicted")
+        axis.legend(loc="lower right")
+    return figure
+
+
+def placements(alone: Record, inside: Record, between: Record) -> Figure:
+    """Draw the predicted step of each layout of two nodes of two GPUs.
+
+    The arguments are those of `over_bandwidth`. A bar that is much longer
+    than the others is cut.
+    """
+    found = {
+        name: _in_parts(predict(alone, inside, *case))
+        for name, case in four_gpus(curve(inside), curve(between)).items()
+    }
+    totals = {name: sum(parts.values()) for name, parts in found.items()}
+    order = sorted(totals, key=totals.__getitem__)
+    limit = 1.25 * totals[order[-2]]
+    ideal = 1e3 * step_of_one_gpu(alone) * SEQUENCES / 64
+    with style.drawing(width=8.0, height=3.8) as (figure, (axis,)):
+        begin = np.zeros(len(order))
+        for part, colour in PARTS.items():
+            width = np.array([found[name][part] for name in order])
+            axis.barh(
+                range(len(order)), width, left=begin, color=colour,
+                height=0.6, label=part,
+            )  # fmt: skip
+            begin += width
+        for row, name in enumerate(order):
+            cut = totals[name] > limit
+            axis.annotate(
+                f"{totals[name]:,.0f}{' →' * cut}",
+                (min(totals[name], limit), row),
+                (5, 0),
+                va="center",
+                textcoords="offset points",
+            )
+        axis.axvline(ideal, color=style.TEXT, linestyle=":", linewidth=1.2)
+        axis.set_yticks(range(len(order)), order)
+        axis.invert_yaxis()
+        axis.grid(False, axis="y")
+        axis.set_axisbelow(True)
+        axis.set_xlim(0, limit)
+        axis.set_xlabel("step (ms), predicted; dotted: a fourth of one GPU's")
+        axis.legend(
+            loc="lower center", bbox_to_anchor=(0.4, 1), ncols=len(PARTS)
+        )
+    return figure
+
+
+def _in_parts(predicted: dict[str, float]) -> dict[str, float]:
+    """Return the milliseconds that a bar shows, by `PARTS`."""
+    talk = sum(predicted[axis] for axis in ("tp", "pp", "dp"))
+    found = {
+        "compute": predicted["compute"] + predicted["contention"],
+        "optimizer": predicted["optimizer"],
+        "bubble": predicted["bubble"] + predicted["imbalance"],
+        "communication": talk,
+    }
+    return {part: 1e3 * seconds for part, seconds in found.items()}
+
+
+def step_parts(run: Record) -> Figure:
+    """Draw what a step is made of, for three ways to average gradients.
+
+    Args:
+        run: the record of `lab1/compare-data-parallel`.
+    """
+    ways = {
+        "alone": "no communication",
+        "ddp": "torch's DDP",
+        "overlapped": "ours, copy engines",
+    }
+    found = [
+        parts(ranks_of(run, f"artifacts/{name}/profile.json")[0])
+        for name in ways
+    ]
+    colours = (style.BLUE, style.ORANGE, style.GREEN, style.PURPLE)
+    with style.drawing(width=8.0, height=2.4) as (figure, (axis,)):
+        begin = np.zeros(len(found))
+        for part, colour in zip(found[0], colours, strict=True):
+            width = np.array([row[part] for row in found])
+            axis.barh(
+                range(len(found)), width, left=begin, color=colour,
+                height=0.6, label=part,
+            )  # fmt: skip
+            begin += width
+        for row, end in enumerate(begin):
+            axis.annotate(f"{end:.1f}", (end, row), (5, 0), va="center",
+                          textcoords="offset points")  # fmt: skip
+        axis.set_yticks(range(len(found)), list(ways.values()))
+        axis.invert_yaxis()
+        axis.grid(False, axis="y")
+        axis.set_axisbelow(True)
+        axis.margins(x=0.1)
+        axis.set_xlabel("time in the step (ms)")
+        axis.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=4)
+    return figure

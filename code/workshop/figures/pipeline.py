@@ -1,0 +1,228 @@
+"""Figures of pipelines: schedules, and what a run made of them.
+
+A box is an operation with the number of its micro-batch, a row is a rank,
+and a gap is the bubble. Both the simulated schedule and the executed trace
+are drawn from the operations themselves.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from workshop.errors import UserError
+from workshop.figures import style
+from workshop.figures.charts import Record
+from workshop.parallel.pipeline.schedule import (
+    BACKWARD,
+    FORWARD,
+    Schedule,
+    chunks_of,
+)
+from workshop.parallel.pipeline.simulator import Cost, simulate
+from workshop.parallel.pipeline.timeline import Timeline
+
+COLOURS = {FORWARD: style.BLUE, BACKWARD: style.GREEN}
+NAMES = {FORWARD: "forward", BACKWARD: "backward"}
+WIDTH, HEIGHT, LANE, GAP = 9.0, 0.8, 0.32, 0.9
+
+
+def schedules(
+    named: Mapping[str, Schedule], forward: Cost = 1, backward: Cost = 2
+) -> Figure:
+    """Draw schedules below each other on one time axis, as simulated.
+
+    Args:
+        named: schedules by the names to write beside them.
+        forward: the time of a forward pass through a stage of a plain
+            pipeline; a chunk of an interleaved one takes 1/v of it.
+        backward: the same for the backward pass.
+    """
+    timelines = {}
+    for name, schedule in named.items():
+        v = chunks_of(schedule)
+        timelines[name] = simulate(
+            schedule, _over(forward, v), _over(backward, v)
+        )
+    return draw(timelines, "time (one forward pass of a stage = 1)")
+
+
+def executed(schedule: Schedule, trace: Timeline) -> Figure:
+    """Draw an executed step and, below it, what the schedule promises.
+
+    Args:
+        schedule: what the ranks were given.
+        trace: of all ranks in seconds, their clocks aligned
+            (`Pipeline(align=True)`, `Pipeline.trace_times`).
+
+    The simulation takes the median time of the forward and of the backward
+    passes of each stage from the trace, so it shows the bubble that those
+    stages cannot avoid; what the trace has beyond it is communication and
+    irregularity.
+
+    Raises:
+        UserError: the trace is of another schedule.
+    """
+    if [[t.operation for t in r] for r in trace.ranks] != schedule:
+        raise UserError(
+            "the trace holds other operations than the schedule: draw a "
+            "trace beside the schedule that it was recorded with"
+        )
+    found = trace.start
+    shown = Timeline(
+        [
+            [
+                timed._replace(
+                    start=1e3 * (timed.start - found),
+                    end=1e3 * (timed.end - found),
+                )
+                for timed in operations
+            ]
+            for operations in trace.ranks
+        ]
+    )
+    costs = stage_costs(shown, chunks_of(schedule))
+    promised = simulate(schedule, costs[FORWARD], costs[BACKWARD])
+    return draw({"executed": shown, "simulated": promised}, "time (ms)")
+
+
+def recorded(run: Record, artifact: str) -> Figure:
+    """Draw a recorded step beside the simulation of its schedule.
+
+    Args:
+        run: the run.
+        artifact: a file of its folder with `Timeline.rows()` in seconds.
+
+    Raises:
+        UserError: the run has no such file.
+    """
+    try:
+        text = (Path(run.folder) / artifact).read_text(encoding="utf-8")
+        trace = Timeline.from_rows(json.loads(text))
+    except (OSError, ValueError, TypeError):
+        raise UserError(
+            f"the run {run.name} has no pipeline trace {artifact}: record "
+            "it again with one"
+        ) from None
+    schedule = [[timed.operation for timed in r] for r in trace.ranks]
+    return executed(schedule, trace)
+
+
+def stage_costs(timeline: Timeline, v: int) -> dict[str, list[float]]:
+    """Return the median time of each kind of pass, stage by stage."""
+    p = len(timeline.ranks)
+    times = defaultdict(list)
+    for rank, operations in enumerate(timeline.ranks):
+        for operation, start, end in operations:
+            stage = operation.chunk * p + rank
+            times[operation.kind, stage].append(end - start)
+    return {
+        kind: [median(times[kind, stage]) for stage in range(p * v)]
+        for kind in (FORWARD, BACKWARD)
+    }
+
+
+def draw(timelines: Mapping[str, Timeline], unit: str) -> Figure:
+    """Draw timelines below each other: a row a rank, a box an operation.
+
+    Boxes of chunk 0, 2... are filled, those of chunk 1, 3... are outlines.
+    The bubble of each is written at its right end.
+    """
+    lanes = sum(len(timeline.ranks) for timeline in timelines.values())
+    gaps = GAP * (len(timelines) - 1)
+    total = max(t.start + t.makespan for t in timelines.values())
+    height = 1.2 + LANE * (lanes + gaps)
+    ticks, labels, y = [], [], 0.0
+    with style.drawing(width=WIDTH, height=height) as (figure, (axis,)):
+        axis.grid(axis="y", visible=False)
+        for name, timeline in timelines.items():
+            _title(axis, y, total, name, timeline)
+            for rank, operations in enumerate(timeline.ranks):
+                for timed in operations:
+                    _box(axis, y, total, *timed)
+                ticks.append(y)
+                labels.append(f"rank {rank}")
+                y += 1
+            y += GAP
+        axis.set_yticks(ticks, labels)
+        axis.set_xlim(0, total)
+        axis.set_ylim(y - GAP - 0.4, -GAP)
+        axis.set_xlabel(unit)
+        axis.legend(
+            handles=_legend(timelines),
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+            ncols=4,
+        )
+    return figure
+
+
+def _box(axis: Axes, y: float, total: float, operation, start, end) -> None:
+    """Draw an operation, numbered where the number has room."""
+    colour = COLOURS[operation.kind]
+    filled = operation.chunk % 2 == 0
+    axis.add_patch(
+        Rectangle(
+            (start, y - HEIGHT / 2),
+            end - start,
+            HEIGHT,
+            facecolor=colour if filled else "none",
+            edgecolor=style.NEAR_BLACK if filled else colour,
+            linewidth=0.6,
+        )
+    )
+    room = WIDTH * (end - start) / total
+    if room > 0.075 * len(str(operation.microbatch)) + 0.03:
+        axis.text(
+            (start + end) / 2,
+            y,
+            str(operation.microbatch),
+            color=style.NEAR_BLACK if filled else colour,
+            ha="center",
+            va="center_baseline",
+            fontsize=8,
+        )
+
+
+def _title(
+    axis: Axes, y: float, total: float, name: str, timeline: Timeline
+) -> None:
+    """Write a timeline's name above it, and its share of bubble."""
+    above = y - HEIGHT / 2 - 0.08
+    axis.text(0, above, name, ha="left", va="bottom", fontsize=9)
+    share = timeline.shares()
+    text = f"bubble {share.bubble:.1%}"
+    if share.imbalance > 5e-4:
+        text += f", imbalance {share.imbalance:.1%}"
+    axis.text(total, above, text, ha="right", va="bottom", fontsize=9)
+
+
+def _legend(timelines: Mapping[str, Timeline]) -> list[Patch]:
+    """Return an entry for each kind of box that is drawn."""
+    chunked = any(
+        timed.operation.chunk
+        for timeline in timelines.values()
+        for timed in timeline.ranks[0]
+    )
+    entries = [
+        Patch(facecolor=COLOURS[kind], edgecolor=COLOURS[kind],
+              label=NAMES[kind] + (", first chunk" if chunked else ""))
+        for kind in COLOURS
+    ]  # fmt: skip
+    if chunked:
+        entries += [
+            Patch(facecolor="none", edgecolor=COLOURS[kind],
+                  label=f"{NAMES[kind]}, second chunk")
+            for kind in COLOURS
+        ]  # fmt: skip
+    return entries
+
+
+def _over(cost: Cost, v: int) -> Cost:
+    """Return a stage's cost shared by v chunks."""
+    return cost / v if isinstance(cost, int | float) else cost

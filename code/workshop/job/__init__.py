@@ -1,0 +1,1 @@
+"""What a job of ranks needs: launch, metrics, clocks and failures."""

@@ -1,1 +1,0 @@
-"""The contestants of `workshop.lab1.compare_ddp`."""

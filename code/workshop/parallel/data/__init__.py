@@ -1,0 +1,1 @@
+"""Data parallelism: a copy of the model on every rank."""

@@ -1,0 +1,1 @@
+"""Pipeline parallelism: stages on ranks, micro-batches in a schedule."""

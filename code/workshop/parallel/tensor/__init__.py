@@ -1,0 +1,1 @@
+"""Tensor parallelism: every layer split over the ranks of a group."""

@@ -1,0 +1,149 @@
+"""Tensor parallelism: every layer split over the ranks of a group.
+
+    model = GPT(config)                      # the same weights on all ranks
+    apply(model, PLAN, group)                # each rank keeps its part
+    model(tokens, targets).backward()        # the same batch on all ranks
+    finish_gradients(model, group)           # sequence parallelism only
+
+Shoeybi et al. 2019 (arXiv:1909.08053), section 3: the first matrix of MLP
+and attention is split by columns and the second by rows, so that a layer
+needs one all-reduce of b·s·h elements for each of the two in forward and one
+in backward. Outside the layers, one follows the embedding and one, in
+backward, precedes the final LayerNorm; the loss takes three of b·s.
+"""
+
+from collections.abc import Mapping
+
+from torch import nn
+from torch.distributed import ProcessGroup
+
+from workshop.errors import UserError
+from workshop.models.gpt import GPTConfig
+from workshop.parallel.tensor.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    TensorRegion,
+    VocabParallelEmbedding,
+    VocabParallelHead,
+)
+from workshop.parallel.tensor.sequence import (
+    SequenceParallelEmbedding,
+    check_sequence,
+    finish_gradients,
+)
+from workshop.parallel.tensor.sharding import (
+    PLAN,
+    is_sharded,
+    shard_state_dict,
+    shard_tensor,
+    style_of,
+    unshard_state_dict,
+    unshard_tensor,
+)
+
+__all__ = [
+    "PLAN",
+    "apply",
+    "finish_gradients",
+    "shard_state_dict",
+    "shard_tensor",
+    "unshard_state_dict",
+    "unshard_tensor",
+]
+
+
+def apply(
+    model: nn.Module,
+    plan: Mapping[str, str],
+    group: ProcessGroup,
+    sequence_parallel: bool = False,
+    overlap: bool = True,
+) -> nn.Module:
+    """Split a dense model over a group, in place, and return it.
+
+    Parameters keep their names. Each gets `tensor_sharded`, which tells
+    whether every rank holds another part of it, and `sequence_partial`,
+    which tells whether `finish_gradients` has to sum its gradient. Compile
+    the model, wrap it and make its optimizer afterwards.
+
+    Args:
+        model: a GPT with `.config`, or a pipeline stage of one, which lacks
+            some of `embedding`, `blocks` and `head`. All ranks of the group
+            have the same weights.
+        plan: module path pattern to style; see `PLAN`.
+        sequence_parallel: split the tokens between the split layers.
+        overlap: hide communication behind the products of the same layer.
+
+    Raises:
+        UserError: the group's size does not divide the heads or, under
+            sequence parallelism, the sequence.
+    """
+    size, rank = group.size(), group.rank()
+    check(model.config, size, sequence_parallel)
+    sequence_parallel = sequence_parallel and size > 1
+    if size > 1:
+        region = TensorRegion(
+            group.group_name, rank, size, sequence_parallel, overlap
+        )
+        for path, module in list(model.named_modules()):
+            style = style_of(path, plan)
+            if style != "replicated":
+                layer = _split(module, path, style, plan, region, model)
+                model.set_submodule(path, layer)
+        embedding = getattr(model, "embedding", None)
+        if sequence_parallel and hasattr(embedding, "position"):
+            model.embedding = SequenceParallelEmbedding(embedding, region)
+    for name, parameter in model.named_parameters():
+        parameter.tensor_sharded = size > 1 and is_sharded(name, plan)
+        parameter.sequence_partial = (
+            sequence_parallel and not parameter.tensor_sharded
+        )
+    return model
+
+
+def check(config: GPTConfig, size: int, sequence_parallel: bool) -> None:
+    """Refuse a model that `size` ranks cannot share.
+
+    Raises:
+        UserError: naming the model's number and the ranks.
+    """
+    if config.heads % size:
+        raise UserError(
+            f"{config.heads} attention heads are not divisible by the tensor "
+            f"parallel size {size}, and every rank takes whole heads: choose "
+            f"a size that divides {config.heads}."
+        )
+    if sequence_parallel:
+        check_sequence(config.sequence, size)
+
+
+def _split(
+    module: nn.Module,
+    path: str,
+    style: str,
+    plan: Mapping[str, str],
+    region: TensorRegion,
+    model: nn.Module,
+) -> nn.Module:
+    """Return the parallel layer that takes the place of a dense one."""
+    if style == "head":
+        return VocabParallelHead(module.norm, model.config.vocabulary, region)
+    parts = {}
+    for name, dense in module.named_parameters():
+        part = nn.Parameter(
+            shard_tensor(
+                f"{path}.{name}",
+                dense.detach(),
+                plan,
+                region.rank,
+                region.size,
+            ),
+            requires_grad=dense.requires_grad,
+        )
+        # What others have noted on it, a pipeline stage for one.
+        part.__dict__.update(dense.__dict__)
+        parts[name] = part
+    if style == "vocab":
+        return VocabParallelEmbedding(parts["weight"], region)
+    layer = RowParallelLinear if style == "row" else ColumnParallelLinear
+    return layer(parts["weight"], parts.get("bias"), region)

@@ -1,0 +1,1 @@
+"""Production libraries beside ours, each in a folder."""

@@ -1,0 +1,1 @@
+"""One profiler for every rank, and what is read from its traces."""

@@ -1,0 +1,215 @@
+"""Arithmetic over records, for the numbers and claims of the prose.
+
+`run("lab1/x").tokens_per_s` is the median over repeats; `.min`, `.max` and
+`.spread` (the range over the median) describe the repeats;
+`run("lab1/x")["all_reduce_busbw{bytes=1048576}"]` names a measure with
+labels; `run("lab1/x").meta.world_size` is a value of the meta event.
+`predicted("tp2", "tokens_per_s", micro_batch=16)` is what the model says of
+a layout (`workshop.records.predict.expected`).
+"""
+
+import ast
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+from workshop.errors import UserError
+from workshop.records import load as loading
+from workshop.records.experiments import near
+from workshop.records.predict.expected import predicted
+
+Number = int | float | bool
+Loader = Callable[[str], loading.Run]
+
+_BINARY = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+_COMPARE = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+_UNARY = {
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+    ast.Not: operator.not_,
+}
+_FUNCTIONS = {
+    "abs": abs,
+    "max": max,
+    "median": lambda *values: median(values),
+    "min": min,
+    "round": round,
+    "sum": lambda *values: sum(values),
+}
+_PARTS = ("median", "min", "max", "spread")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One entry of a run's summary."""
+
+    key: str
+    entry: dict
+
+    def part(self, name: str) -> float:
+        """Return the median, min, max or spread over the repeats."""
+        if name not in _PARTS:
+            raise UserError(
+                f"a metric has no {name!r}: use {', '.join(_PARTS)}."
+            )
+        if name == "spread":
+            width = self.entry["max"] - self.entry["min"]
+            return width / self.entry["median"]
+        return self.entry[name]
+
+
+@dataclass(frozen=True)
+class _Meta:
+    run: loading.Run
+
+    def part(self, name: str) -> Number:
+        meta = self.run.meta
+        if name not in meta:
+            raise UserError(
+                f"the meta event of {self.run.name} has no {name!r}"
+                f"{near(name, meta)}."
+            )
+        return meta[name]
+
+
+def evaluate(text: str, loader: Loader = loading.load) -> Number | str:
+    """Return the value of an expression over records.
+
+    Raises `UserError` with one sentence when the expression is not one,
+    or names a run or a metric that the records do not hold.
+    """
+    try:
+        return _number(_evaluate(_parse(text), loader, text))
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise UserError(f"{text!r} has no value: {error}.") from None
+
+
+def unit(text: str, loader: Loader = loading.load) -> str:
+    """Return the unit when an expression is one metric, else nothing."""
+    node = _parse(text)
+    if isinstance(node, ast.Attribute) and node.attr in _PARTS[:-1]:
+        node = node.value
+    if not isinstance(node, ast.Attribute | ast.Subscript):
+        return ""
+    value = _evaluate(node, loader, text)
+    return value.entry["unit"] if isinstance(value, Metric) else ""
+
+
+def _parse(text: str) -> ast.expr:
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise UserError(
+            f"{text!r} is not an expression: {error.msg}."
+        ) from None
+
+
+def _evaluate(node: ast.expr, loader: Loader, text: str):
+    def value(inner: ast.expr) -> Number | str:
+        return _number(_evaluate(inner, loader, text))
+
+    match node:
+        case ast.Constant(value=int() | float() | bool() as constant):
+            return constant
+        case ast.BinOp(op=op) if type(op) in _BINARY:
+            return _BINARY[type(op)](value(node.left), value(node.right))
+        case ast.UnaryOp(op=op) if type(op) in _UNARY:
+            return _UNARY[type(op)](value(node.operand))
+        case ast.BoolOp(op=ast.And()):
+            return all(value(item) for item in node.values)
+        case ast.BoolOp(op=ast.Or()):
+            return any(value(item) for item in node.values)
+        case ast.Compare():
+            sides = [value(s) for s in (node.left, *node.comparators)]
+            for op in node.ops:
+                if type(op) not in _COMPARE:
+                    raise _refused(node, text)
+            pairs = zip(node.ops, sides, sides[1:], strict=False)
+            return all(_COMPARE[type(op)](a, b) for op, a, b in pairs)
+        case ast.Call() if _called(node) == "run":
+            return loader(_run_name(node, text))
+        case ast.Call() if _called(node) == "predicted":
+            words = {k.arg: _literal(k.value, text) for k in node.keywords}
+            names = [_literal(item, text) for item in node.args]
+            if len(names) != 2 or None in words:
+                raise _refused(node, text)
+            return predicted(loader, *names, **words)
+        case ast.Call(keywords=[]) if _called(node) in _FUNCTIONS:
+            return _FUNCTIONS[_called(node)](*map(value, node.args))
+        case ast.Attribute(value=inner, attr=attribute):
+            owner = _evaluate(inner, loader, text)
+            if isinstance(owner, Metric | _Meta):
+                return owner.part(attribute)
+            if isinstance(owner, loading.Run):
+                if attribute == "meta":
+                    return _Meta(owner)
+                return metric(owner, attribute)
+        case ast.Subscript(value=inner, slice=ast.Constant(value=str(key))):
+            owner = _evaluate(inner, loader, text)
+            if isinstance(owner, loading.Run):
+                return metric(owner, key)
+    raise _refused(node, text)
+
+
+def metric(run: loading.Run, key: str) -> Metric:
+    """Return one metric of a run, or name those that are like it."""
+    if key not in run.summary:
+        raise UserError(
+            f"{run.name} has no metric {key!r}{near(key, run.summary)}: "
+            f"`workshop runs show {run.name}` lists them."
+        )
+    return Metric(key, run.summary[key])
+
+
+def _number(value: object) -> Number | str:
+    if isinstance(value, Metric):
+        return value.part("median")
+    if isinstance(value, loading.Run | _Meta):
+        raise UserError(
+            'run("...") is a whole run: name one of its metrics, '
+            'such as run("...").tokens_per_s.'
+        )
+    return value
+
+
+def _literal(node: ast.expr, text: str) -> str | Number:
+    match node:
+        case ast.Constant(value=str() | int() | float() | bool() as value):
+            return value
+    raise _refused(node, text)
+
+
+def _called(node: ast.Call) -> str:
+    return node.func.id if isinstance(node.func, ast.Name) else ""
+
+
+def _run_name(node: ast.Call, text: str) -> str:
+    match node:
+        case ast.Call(args=[ast.Constant(value=str(name))], keywords=[]):
+            return name
+    raise UserError(f'{text!r}: run takes one name, as in run("lab1/x").')
+
+
+def _refused(node: ast.AST, text: str) -> UserError:
+    part = ast.unparse(node)
+    return UserError(
+        f"{part!r} in {text!r} is not allowed: use run(...), "
+        "predicted(...), numbers, arithmetic, comparisons and "
+        f"{', '.join(_FUNCTIONS)}."
+    )

@@ -1,0 +1,73 @@
+"""Carry records between machines in one archive."""
+
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+
+from workshop.errors import UserError
+from workshop.records import check, record
+from workshop.records.experiments import Experiment, near
+from workshop.records.load import recorded_names
+
+
+def pack(archive: Path, names: list[str], records: Path) -> list[str]:
+    """Write the named records (default: all) into a .tar.gz; name them."""
+    known = recorded_names(records)
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"{name} has no record to pack{near(name, known)}."
+            )
+    chosen = names or known
+    if not chosen:
+        raise UserError(f"there is no record to pack under {records}.")
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive, "w:gz") as tar:
+        for name in chosen:
+            tar.add(records / name, arcname=name)
+    return chosen
+
+
+def unpack(
+    archive: Path,
+    experiments: dict[str, Experiment],
+    records: Path,
+    root: Path,
+) -> list[check.Finding]:
+    """Check the records of an archive, then put them in place.
+
+    Returns a finding for each. Raises `UserError`, and changes nothing,
+    when a single record of the archive is altered or incomplete.
+    """
+    records.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=records) as made:
+        folder = Path(made)
+        try:
+            with tarfile.open(archive, "r:gz") as tar:
+                tar.extractall(folder, filter="data")
+        except (OSError, EOFError, tarfile.TarError) as error:
+            raise UserError(
+                f"{archive} cannot be unpacked ({error}): pack it again "
+                "with `workshop runs pack`."
+            ) from None
+        findings = [
+            check.examine(name, experiments.get(name), folder / name, root)
+            for name in recorded_names(folder)
+        ]
+        if not findings:
+            raise UserError(f"{archive} holds no record.")
+        for finding in findings:
+            if finding.state == "altered":
+                raise UserError(f"{finding.problem} Nothing was unpacked.")
+        for finding in findings:
+            _replace(folder / finding.name, records, finding)
+    return findings
+
+
+def _replace(source: Path, records: Path, finding: check.Finding) -> None:
+    found = check.schema.read(source / "record.json")
+    staged = record.staging(records, finding.name.replace("/", "-"))
+    shutil.rmtree(staged)
+    shutil.move(source, staged)
+    record.place(staged, records, found)

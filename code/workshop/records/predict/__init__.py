@@ -1,0 +1,1 @@
+"""Predictions of runs from records of other runs; nothing here draws."""

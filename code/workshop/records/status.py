@@ -1,0 +1,102 @@
+"""The status of every run, for `book/runs.md` and `workshop runs list`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from workshop import paths
+from workshop.errors import UserError
+from workshop.records import check, expression, schema
+from workshop.records import experiments as describe
+from workshop.records import load as loading
+from workshop.records.experiments import Experiment
+
+_PLACE = re.compile(r"\{([^{}]+?)(?::([^{}:]*))?\}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run: what it is, where its record comes from, how it stands.
+
+    `state` is one of fresh, stale, missing, failed, altered and planned;
+    `note` says what is wrong, or, for a planned run, why nobody has
+    recorded it and what the model predicts.
+    """
+
+    name: str
+    title: str
+    chapter: str
+    state: str
+    when: str
+    where: str
+    commit: str
+    note: str
+    command: str
+
+
+def table(records: Path | None = None) -> list[Row]:
+    """Return a row for each experiment and record, in the file's order."""
+    root, records = paths.root(), records or paths.records()
+    experiments = describe.read()
+    return [
+        _row(finding, experiments.get(finding.name), records)
+        for finding in check.examine_all(experiments, records, root)
+    ]
+
+
+def prediction(text: str, loader: expression.Loader) -> str:
+    """Return a prediction with its `{expression:format}` parts evaluated.
+
+    An expression is one over records; a prediction that needs a missing
+    record says so in its place.
+    """
+
+    def value(match: re.Match) -> str:
+        try:
+            number = expression.evaluate(match[1], loader)
+        except UserError as error:
+            return f"(not yet known: {error})"
+        return format(number, match[2] or "")
+
+    return _PLACE.sub(value, text)
+
+
+def _row(
+    finding: check.Finding, experiment: Experiment | None, records: Path
+) -> Row:
+    when = where = commit = ""
+    file = records / finding.name / "record.json"
+    if file.is_file():
+        try:
+            found = schema.read(file)
+        except UserError:
+            pass  # the finding says so already
+        else:
+            when, commit = found["ended"][:10], found["git"]["commit"][:9]
+            where = _where(found)
+    note = " ".join(filter(None, (finding.problem, finding.note)))
+    if finding.state == "planned" and experiment:
+
+        def loader(name: str) -> loading.Run:
+            return loading.load(name, records)
+
+        expected = prediction(experiment.prediction, loader)
+        attempt = f"{note[0].upper()}{note[1:]}." if note else ""
+        note = " ".join(filter(None, (experiment.why, expected, attempt)))
+    return Row(
+        name=finding.name,
+        title=experiment.title if experiment else "",
+        chapter=experiment.chapter if experiment else "",
+        state=finding.state,
+        when=when,
+        where=where,
+        commit=commit,
+        note=note,
+        command=f"workshop runs submit --again {finding.name}",
+    )
+
+
+def _where(found: dict) -> str:
+    slurm = found["slurm"]
+    job = f"job {slurm['job_id']}, " if slurm else ""
+    return f"{job}{found['layout']}, {loading.devices(found)}"

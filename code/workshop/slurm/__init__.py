@@ -1,0 +1,1 @@
+"""A client of any Slurm cluster: submit, wait, cancel, and site profiles."""

@@ -1,0 +1,202 @@
+"""Start and stop munged, slurmctld and the slurmds of a cluster."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from workshop.errors import UserError
+from workshop.slurm.local.layout import Layout
+
+UP_TIMEOUT_S = 30
+CONTROLLER_TIMEOUT_S = 3
+JOBS_END_TIMEOUT_S = 30
+DAEMON_END_TIMEOUT_S = 10
+
+
+def environment(base: Path) -> dict[str, str]:
+    """Return this process's variables, set for the cluster under `base`.
+
+    Variables of a Slurm job that we may run in, and of its GPUs, are
+    left out: they would be taken for options of the commands.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SLURM", "SBATCH_", "SRUN_", "SALLOC_"))
+    }
+    kept["SLURM_CONF"] = str(base / "slurm.conf")
+    programs = str(base / "bin")
+    rest = [p for p in kept.get("PATH", "").split(":") if p != programs]
+    kept["PATH"] = ":".join([programs, *rest])
+    return kept
+
+
+def start_munged(layout: Layout) -> None:
+    """Start munge, which signs every message, with a key of its own."""
+    key = layout.path("run", "munge.key")
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o400)
+    _launch(
+        layout,
+        "munged",
+        f"--key-file={key}",
+        f"--socket={layout.path('sock', 'munge')}",
+        f"--pid-file={layout.path('run', 'munged.pid')}",
+        f"--log-file={layout.path('log', 'munged.log')}",
+        f"--seed-file={layout.path('run', 'munged.seed')}",
+    )
+
+
+def start_slurmctld(layout: Layout) -> None:
+    """Start the controller."""
+    _launch(layout, "slurmctld")
+
+
+def start_slurmd(layout: Layout, name: str) -> None:
+    """Start the daemon of node `name`, under its own host name if set."""
+    step = str(layout.path("bin", "slurmstepd"))
+    words = ["slurmd", "-d", step, "-N", name]
+    if layout.own_names:
+        words = [
+            "in-node",
+            name,
+            str(layout.path("bin", "slurmd")),
+            *words[1:],
+        ]
+    _launch(layout, *words)
+
+
+def _launch(layout: Layout, program: str, *arguments: str) -> None:
+    variables = environment(Path(layout.base))
+    variables.pop("CUDA_VISIBLE_DEVICES", None)
+    with layout.path("log", "start.log").open("a") as log:
+        done = subprocess.run(
+            [str(layout.path("bin", program)), *arguments],
+            env=variables,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise UserError(
+            f"{program} did not start ({last_words(layout)}): look into "
+            f"{layout.path('log')}"
+        )
+
+
+def last_words(layout: Layout) -> str:
+    """Return the last error that a daemon of the cluster logged."""
+    logs = sorted(
+        layout.path("log").glob("*.log"), key=lambda p: p.stat().st_mtime
+    )
+    for log in reversed(logs):
+        lines = log.read_text(errors="replace").splitlines()
+        errors = [
+            x for x in lines if "error" in x.lower() and "pmix" not in x
+        ]
+        if errors:
+            return f"{log.name}: {errors[-1].strip()}"
+    return "no daemon logged an error"
+
+
+def wait_until_idle(layout: Layout, report: Callable[[str], None]) -> None:
+    """Wait until every node is idle.
+
+    Raises:
+        UserError: one is not, `UP_TIMEOUT_S` seconds later.
+    """
+    began = time.monotonic()
+    idle: set[str] = set()
+    while (waited := time.monotonic() - began) < UP_TIMEOUT_S:
+        idle = idle_nodes(Path(layout.base))
+        if idle == set(layout.names):
+            return
+        controller = running_pid(layout.path("run", "slurmctld.pid"))
+        if controller is None and waited > CONTROLLER_TIMEOUT_S:
+            break
+        report(f"waiting for nodes: {len(idle)} of {len(layout.names)}")
+        time.sleep(0.1)
+    late = ", ".join(sorted(set(layout.names) - idle))
+    raise UserError(
+        f"{late} did not come up within {waited:.0f} s "
+        f"({last_words(layout)}): look into {layout.path('log')}"
+    )
+
+
+def idle_nodes(base: Path) -> set[str]:
+    """Return the names of the idle nodes."""
+    command = ["sinfo", "--noheader", "--states=idle", "-N", "-o", "%N"]
+    return set(ask(base, command).split())
+
+
+def ask(base: Path, command: list[str]) -> str:
+    """Return the output of a Slurm command, empty if it fails."""
+    done = subprocess.run(
+        [str(base / "bin" / command[0]), *command[1:]],
+        env=environment(base),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout if done.returncode == 0 else ""
+
+
+def end_jobs(base: Path) -> None:
+    """Kill every job and wait until its processes are gone."""
+    jobs = set(ask(base, ["squeue", "--noheader", "-o", "%A"]).split())
+    if not jobs:
+        return
+    # KILL at once: torchrun takes its time over TERM.
+    ask(base, ["scancel", "--full", "--signal=KILL", *sorted(jobs)])
+    ask(base, ["scancel", *sorted(jobs)])
+    ends = time.monotonic() + JOBS_END_TIMEOUT_S
+    while time.monotonic() < ends:
+        if not ask(base, ["squeue", "--noheader"]).strip():
+            return
+        time.sleep(0.1)
+
+
+def running_pid(pid_file: Path) -> int | None:
+    """Return the process id in `pid_file` if that daemon is alive."""
+    try:
+        pid = int(pid_file.read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return None
+    # After a restart of the machine the number may be someone else's.
+    return pid if b"slurm" in command or b"munge" in command else None
+
+
+def end(pid_files: Iterable[Path]) -> None:
+    """Ask the daemons to end, kill those that do not, wait for all."""
+    left = {pid for path in pid_files if (pid := running_pid(path))}
+    for pid in left:
+        _signal(pid, signal.SIGTERM)
+    ends = time.monotonic() + DAEMON_END_TIMEOUT_S
+    while left:
+        if time.monotonic() > ends:
+            for pid in left:
+                _signal(pid, signal.SIGKILL)
+        time.sleep(0.05)
+        left = {pid for pid in left if alive(pid)}
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def alive(pid: int) -> bool:
+    """Say whether process `pid` runs; one that nobody reaped does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1]
+    except OSError:
+        return False
+    return state.split()[0] != "Z"

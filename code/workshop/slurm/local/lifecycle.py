@@ -1,0 +1,267 @@
+"""Start, stop and look at the local cluster."""
+
+import fcntl
+import os
+import pwd
+import shlex
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from workshop.errors import UserError
+from workshop.slurm.local import (
+    config,
+    daemons,
+    gpus,
+    hosts,
+    packages,
+    programs,
+)
+from workshop.slurm.local.layout import (
+    Layout,
+    check_base,
+    choose_ports,
+    default_base,
+    load,
+    local_name,
+    loopback_only,
+)
+
+Report = Callable[[str], None]
+
+# Claimed, not real: nothing binds the jobs' processes to CPUs here.
+CPUS_PER_NODE = 8
+
+
+def start(
+    nodes: int | None = None,
+    gpus_per_node: int | None = None,
+    real: bool | None = None,
+    *,
+    base: Path | None = None,
+    port: int | None = None,
+    bundle: Path | None = None,
+    devices: tuple[str, ...] | None = None,
+    report: Report = lambda stage: None,
+) -> Layout:
+    """Start a Slurm cluster on this machine unless it runs already.
+
+    Args:
+        nodes: how many nodes, each its own slurmd; None means two.
+        gpus_per_node: None means all real GPUs shared out, else two.
+        real: GPUs (True), stand-ins (False), or what there is (None).
+        base: folder of state, logs and sockets, short and absolute.
+        port: first of `nodes` + 1 ports in a row; None finds free ones.
+        bundle: packages made by `workshop cluster bundle`.
+        devices: character devices to deal out instead of the GPUs found.
+        report: is told every stage.
+
+    Returns:
+        The running cluster's layout.
+
+    Raises:
+        UserError: it cannot run here, did not come up, or runs already
+            with another shape than asked for.
+    """
+    base = base or default_base()
+    if sys.platform != "linux":
+        raise UserError(
+            f"Slurm runs on Linux and this is {sys.platform}: chapters "
+            "replay their recorded Slurm sessions instead"
+        )
+    if nodes is not None and not 1 <= nodes <= 16:
+        raise UserError(f"--nodes is {nodes}: choose 1 to 16")
+    if gpus_per_node is not None and not 0 <= gpus_per_node <= 16:
+        raise UserError(f"--gpus-per-node is {gpus_per_node}: choose 0 to 16")
+    check_base(base)
+    with _lock(base):
+        if (present := load(base)) and is_up(base):
+            _compare(present, nodes, gpus_per_node, real)
+            return present
+        nodes = nodes or 2
+        prefix = Path("/")
+        if bundle is not None or not programs.installed():
+            prefix = packages.obtain(bundle, report)
+        if load(base):
+            _stop(base)
+        report("writing the configuration")
+        if devices is None:
+            shape = gpus.choose(nodes, gpus_per_node, real)
+        else:
+            shape = (len(devices) // nodes, devices, True)
+        try:
+            # Ports are free until a daemon listens: one start at a time.
+            with _lock(Path(f"/tmp/workshop-ports-{os.getuid()}")):
+                layout = _prepare(base, nodes, shape, port, prefix)
+                _launch(layout, report)
+        except BaseException:
+            _stop(base)
+            raise
+    return layout
+
+
+def stop(
+    base: Path | None = None, report: Report = lambda stage: None
+) -> bool:
+    """End jobs and daemons, say whether there was a cluster to stop."""
+    base = base or default_base()
+    if load(base) is None:
+        return False
+    with _lock(base):
+        _stop(base, report)
+    return True
+
+
+def is_up(base: Path) -> bool:
+    """Say whether the controller of the cluster under `base` is alive."""
+    return daemons.running_pid(base / "run" / "slurmctld.pid") is not None
+
+
+def describe(layout: Layout) -> str:
+    """Return a cluster's shape in words."""
+    kind = "GPUs" if layout.real else "pretended GPUs"
+    count = len(layout.names)
+    nodes = f"{count} node{'s' if count > 1 else ''}"
+    return f"{nodes} of {layout.gpus_per_node} {kind}"
+
+
+def _compare(
+    present: Layout, nodes: int | None, gpus: int | None, real: bool | None
+) -> None:
+    shape = (len(present.names), present.gpus_per_node, present.real)
+    for asked, have in zip((nodes, gpus, real), shape, strict=True):
+        if asked is not None and asked != have:
+            raise UserError(
+                f"a cluster of {describe(present)} runs already in "
+                f"{present.base}: stop it with `workshop cluster stop` first"
+            )
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Let one process at a time into the block that names `path`."""
+    with open(f"{path}.lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _prepare(
+    base: Path,
+    nodes: int,
+    shape: tuple[int, tuple[str, ...], bool],
+    port: int | None,
+    prefix: Path,
+) -> Layout:
+    """Make the cluster's folder with everything the daemons read."""
+    gpus_per_node, files, real = shape
+    port = choose_ports(port, nodes + 1)
+    shutil.rmtree(base, ignore_errors=True)
+    for part in ("run", "state", "log", "bin", "dev", "sock"):
+        (base / part).mkdir(parents=True)
+    (base / "run").chmod(0o700)
+    (base / "layout.json").write_text("{}")
+    names, own_names = hosts.choose_names(base, nodes)
+    if not real:
+        files = tuple(
+            str(base / "dev" / f"nvidia{number}")
+            for number in range(nodes * gpus_per_node)
+        )
+        for file in files:
+            # slurmd drops GPUs that are no character devices.
+            Path(file).symlink_to("/dev/null")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    layout = Layout(
+        base=str(base),
+        names=names,
+        gpus_per_node=gpus_per_node,
+        gpus=files,
+        real=real,
+        hide_gpus=not real and bool(gpus.real_devices()),
+        own_names=own_names,
+        loopback_only=loopback_only(),
+        local_name=local_name(),
+        port=port,
+        cpus_per_node=CPUS_PER_NODE,
+        memory_mib=max(1000, memory // 2**20 // nodes),
+    )
+    _write_configuration(layout, prefix)
+    return layout
+
+
+def _write_configuration(layout: Layout, prefix: Path) -> None:
+    base = Path(layout.base)
+    programs.write_wrappers(prefix, base / "bin")
+    plugins = programs.libraries(prefix) / "slurm-wlm"
+    host = socket.gethostname().split(".")[0]
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        raise UserError(
+            f"user id {os.getuid()} has no name in /etc/passwd and Slurm "
+            "needs one: add the user, or start as another"
+        ) from None
+    (base / "slurm.conf").write_text(
+        config.slurm_conf(layout, user, host, str(plugins))
+    )
+    (base / "gres.conf").write_text(config.gres_conf(layout))
+    (base / "cgroup.conf").write_text(config.cgroup_conf())
+    prolog = base / "task_prolog.sh"
+    prolog.write_text(config.task_prolog(layout))
+    prolog.chmod(0o755)
+    for number, name in enumerate(layout.names):
+        (base / f"spool.{name}").mkdir()
+        (base / f"gpumap.{name}").write_text(config.gpu_map(layout, number))
+    layout.save()
+
+
+def _launch(layout: Layout, report: Report) -> None:
+    report("starting munged")
+    daemons.start_munged(layout)
+    report("starting slurmctld")
+    daemons.start_slurmctld(layout)
+    for name in layout.names:
+        report(f"starting slurmd of {name}")
+        daemons.start_slurmd(layout, name)
+    daemons.wait_until_idle(layout, report)
+
+
+def _stop(base: Path, report: Report = lambda stage: None) -> None:
+    run = base / "run"
+    if is_up(base):
+        report("ending jobs")
+        daemons.end_jobs(base)
+    report("stopping slurmctld and slurmds")
+    daemons.end([*run.glob("slurmd.*.pid"), run / "slurmctld.pid"])
+    report("stopping munged")
+    daemons.end([run / "munged.pid"])
+    hosts.forget(base)
+    # The logs stay for whoever wants to know what happened.
+    for path in run.glob("*.pid"):
+        path.unlink()
+
+
+def write_environment_file(base: Path) -> Path:
+    """Write `.slurm/env.sh`, which puts sbatch and the rest on PATH."""
+    path = packages.folder() / "env.sh"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    conf = shlex.quote(str(base / "slurm.conf"))
+    bin_folder = shlex.quote(str(base / "bin"))
+    path.write_text(
+        f"export SLURM_CONF={conf}\n"
+        f"export WORKSHOP_SLURM_BASE={shlex.quote(str(base))}\n"
+        f'case ":$PATH:" in *:{bin_folder}:*) ;; '
+        f"*) export PATH={bin_folder}:$PATH ;; esac\n"
+        + _site_line(path.parent / "site")
+    )
+    return path
+
+
+def _site_line(site: Path) -> str:
+    """Return the line that makes a bundle's wheels importable."""
+    if not site.is_dir():
+        return ""
+    quoted = shlex.quote(str(site))
+    return f'export PYTHONPATH={quoted}"${{PYTHONPATH:+:$PYTHONPATH}}"\n'
