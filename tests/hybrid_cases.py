@@ -6,6 +6,7 @@ same global batch at once by a plain loop. `assemble` puts the ranks' shards
 together, and refuses copies that are not equal.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -14,19 +15,25 @@ import torch
 from torch import Tensor, nn
 from training_cases import groups_of
 
-from workshop.groups import Coordinate, ParallelDims
+from workshop.layout import Layout
 from workshop.models.gpt import GPT, GPTConfig
-from workshop.parallel.tensor.transform import PLAN, unshard_tensor
+from workshop.parallel.tensor.sharding import PLAN, shard_of
 from workshop.training.clipping import EPSILON
-from workshop.training.hybrid import Strategy, make_strategy
-from workshop.training.layout import Layout
+from workshop.training.layout_trainer import LayoutTrainer
 from workshop.training.master_adamw import MasterAdamW
 from workshop.training.optimizer import make_optimizer
-from workshop.training.step import training_step
+from workshop.training.trainer import Recipe
 
 CONFIG = GPTConfig(layers=4, hidden=16, heads=4, sequence=8, vocabulary=37)
 SEQUENCES, STEPS, SEED, RATE = 16, 2, 100, 0.5
-PLAIN = Layout()
+PLAIN = Layout(micro_batch=SEQUENCES)
+
+
+def of(world: int, tp: int = 1, pp: int = 1, m: int = 1, **rest) -> Layout:
+    """Return a layout of `world` ranks that takes `SEQUENCES` a step."""
+    micro_batch = SEQUENCES * tp * pp // (world * m)
+    sizes = {"micro_batch": micro_batch, "num_microbatches": m}
+    return Layout.for_world(world, tp=tp, pp=pp, **sizes, **rest)
 
 
 @dataclass(frozen=True)
@@ -35,26 +42,27 @@ class Case:
 
     `awkward` leaves biases out and freezes the position embedding, `deep`
     has eight layers and eight heads, which eight ranks can share. `plant`
-    changes a strategy on its rank before it is used.
+    changes a trainer on its rank before it is used.
     """
 
     layout: Layout = PLAIN
-    num_microbatches: int = 1
+    data_parallel: str = "overlapped"
+    bucket_mib: float = 100.0
     optimizer: str = "sgd"
     clip: float = 0.0
     awkward: bool = False
     deep: bool = False
     compiled: bool = False
-    plant: Callable[[Strategy], None] | None = field(
+    plant: Callable[[LayoutTrainer], None] | None = field(
         default=None, compare=False
     )
 
     def __str__(self) -> str:
         layout = self.layout
         return (
-            f"tp{layout.tensor} pp{layout.pipeline} {layout.schedule} "
-            f"v{layout.virtual_stages} m{self.num_microbatches} "
-            f"{'sp ' * layout.sequence_parallel}{layout.data_parallel} "
+            f"tp{layout.tp} pp{layout.pp} {layout.schedule} "
+            f"v{layout.virtual_stages} m{layout.num_microbatches} "
+            f"{'sp ' * layout.sequence_parallel}{self.data_parallel} "
             f"{self.optimizer} clip {self.clip:g}"
             f"{' awkward' * self.awkward}{' deep' * self.deep}"
             f"{' compiled' * self.compiled}"
@@ -83,14 +91,36 @@ class Case:
         model.embedding.position.weight.requires_grad_(not self.awkward)
         return model
 
-    def optimize(self, parts: nn.Module) -> torch.optim.Optimizer:
+    @property
+    def lr(self) -> float:
+        """The learning rate of every step."""
+        return RATE if self.optimizer == "sgd" else RATE / 100
+
+    def optimize(self, parts: nn.Module, lr: float) -> torch.optim.Optimizer:
         """Return the optimizer; SGD shows a wrong scale, AdamW hides it."""
         if self.optimizer == "adamw":
-            return make_optimizer(parts, RATE / 100)
+            return make_optimizer(parts, lr)
         trainable = [p for p in parts.parameters() if p.requires_grad]
         if self.optimizer == "master":
-            return MasterAdamW(trainable, lr=RATE / 100)
-        return torch.optim.SGD(trainable, lr=RATE, fused=True)
+            return MasterAdamW(trainable, lr=lr)
+        return torch.optim.SGD(trainable, lr=lr, fused=True)
+
+    def trainer(self) -> LayoutTrainer:
+        """Return this rank's trainer in the layout."""
+        recipe = Recipe(
+            clip=self.clip,
+            data_parallel=self.data_parallel,
+            bucket_mib=self.bucket_mib,
+            backend="eager" if self.compiled else None,
+        )
+        groups = groups_of(self.layout)
+        return LayoutTrainer(self.model, groups, recipe, self.optimize)
+
+    def batches(self, step: int, dp: int) -> list[tuple[Tensor, Tensor]]:
+        """Return what data parallel index `dp` has of a step."""
+        m, b = self.layout.num_microbatches, self.layout.micro_batch
+        mine = batch(step).view(m, self.layout.dp, b, -1)[:, dp]
+        return [(each[:, :-1], each[:, 1:]) for each in mine]
 
 
 @dataclass
@@ -117,7 +147,7 @@ def batch(step: int) -> Tensor:
 def train_dense(case: Case) -> Training:
     """Train on the whole batch at once, with no group in sight."""
     model = case.model()
-    optimizer = case.optimize(model)
+    optimizer = case.optimize(model, case.lr)
     reports, gradients = [], []
     for step in range(STEPS):
         optimizer.zero_grad()
@@ -142,54 +172,40 @@ def train_dense(case: Case) -> Training:
 
 def train_rank(rank: int, world: int, cases: list[Case]) -> list[Training]:
     """Train all cases in turn on a rank of the pool."""
-    return [train_case(world, case) for case in cases]
+    return [train_case(case) for case in cases]
 
 
-def train_case(world: int, case: Case) -> Training:
+def train_case(case: Case) -> Training:
     """Train a case on this rank's part of every batch."""
-    layout, m = case.layout, case.num_microbatches
-    dims = layout.dims(world, case.config, m)
-    groups = groups_of(dims)
-    micro_batch = SEQUENCES // (dims.dp * m)
-    strategy = make_strategy(
-        case.model(),
-        layout,
-        groups,
-        micro_batch,
-        m,
-        "eager" if case.compiled else None,
-    )
-    optimizer = case.optimize(nn.ModuleList(strategy.chunks))
+    trainer = case.trainer()
     if case.plant:
-        case.plant(strategy)
+        case.plant(trainer)
     reports, gradients = [], []
     for step in range(STEPS):
-        tokens = batch(step).view(m, dims.dp, micro_batch, -1)
-        mine = tokens[:, groups.at.dp]
-        pairs = [(each[:, :-1], each[:, 1:]) for each in mine]
-        report = training_step(
-            strategy, optimizer, pairs, clip=case.clip, bf16=False
-        )
-        reports.append(report.tolist())
+        pairs = case.batches(step, trainer.groups.at.dp)
+        reports.append(trainer.step(pairs, case.lr).tolist())
         gradients.append(
-            own(strategy, lambda p: None if p.grad is None else p.grad)
+            own(trainer, lambda p: None if p.grad is None else p.grad)
         )
-    weights = own(strategy, lambda parameter: parameter.detach())
-    if dims.pp > 1:
-        strategy.pipeline.close()
+    weights = own(trainer, lambda parameter: parameter.detach())
+    trainer.close()
     return Training(reports, gradients, weights)
 
 
 def own(
-    strategy: Strategy, of: Callable[[nn.Parameter], Tensor | None]
+    trainer: LayoutTrainer, of: Callable[[nn.Parameter], Tensor | None]
 ) -> dict[str, Tensor]:
     """Return a tensor of each parameter of this rank, by its name."""
-    found = {}
-    for name, parameter in strategy.named_parameters():
-        copy = "copy of " * hasattr(parameter, "tied_copy")
+    tensors = {}
+    # Not by the placement, which a planted bug may have changed.
+    copies = {
+        name for c in trainer.chunks for name in getattr(c, "copies", ())
+    }
+    for name, parameter in trainer.parameters.items():
+        copy = "copy of " * (name in copies)
         if (tensor := of(parameter)) is not None:
-            found[copy + name] = tensor.clone()
-    return found
+            tensors[copy + name] = tensor.clone()
+    return tensors
 
 
 class Unequal(AssertionError):
@@ -201,7 +217,7 @@ class Unequal(AssertionError):
 
 
 def assemble(
-    dims: ParallelDims, ranks: list[dict[str, Tensor]]
+    layout: Layout, ranks: list[dict[str, Tensor]]
 ) -> dict[str, Tensor]:
     """Return the dense tensors that all ranks' parts make together.
 
@@ -209,10 +225,10 @@ def assemble(
         Unequal: of two ranks that hold the same one holds something else.
     """
     dense: dict[str, Tensor] = {}
-    for dp in range(dims.dp):
-        for pp in range(dims.pp):
-            at = [Coordinate(pp, dp, tp) for tp in range(dims.tp)]
-            shards = [ranks[dims.rank(each)] for each in at]
+    for dp in range(layout.dp):
+        for pp in range(layout.pp):
+            at = [layout.rank(pp, dp, tp) for tp in range(layout.tp)]
+            shards = [ranks[rank] for rank in at]
             for name in shards[0]:
                 whole = unshard(
                     name.removeprefix("copy of "), [s[name] for s in shards]
@@ -223,15 +239,25 @@ def assemble(
     return dense
 
 
+@cache
+def shapes() -> dict[str, torch.Size]:
+    """Return the shape of every parameter of the dense model."""
+    model = GPT(CONFIG)
+    return {name: p.shape for name, p in model.named_parameters()}
+
+
 def unshard(name: str, shards: list[Tensor]) -> Tensor:
     """Put shards together; a tensor that is not split must be equal."""
     if len(shards) == 1:
         return shards[0]
-    whole = unshard_tensor(name, shards, PLAN, CONFIG.vocabulary)
-    if whole.shape == shards[0].shape:
-        for shard in shards:
-            same(name, shard, whole)
-    return whole
+    # Blocks beyond those of CONFIG are like its first.
+    first = re.sub(r"blocks\.\d+", "blocks.0", name)
+    split = shard_of(name, shapes()[first], PLAN)
+    if split is not None:
+        return split.whole(shards)
+    for shard in shards:
+        same(name, shard, shards[0])
+    return shards[0]
 
 
 def same(name: str, one: Tensor, other: Tensor) -> None:

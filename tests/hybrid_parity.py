@@ -37,8 +37,6 @@ def compare(case: Case, ranks: list[Training]) -> None:
     Raises:
         Mismatch: the check that fails, with the ratio that it saw.
     """
-    m = case.num_microbatches
-    dims = case.layout.dims(len(ranks), case.config, m)
     dense = train_dense(case.dense)
     try:
         for step, (loss, norm) in enumerate(dense.reports):
@@ -47,9 +45,11 @@ def compare(case: Case, ranks: list[Training]) -> None:
                 check(f"rank {rank}, loss", report[0], loss)
                 check(f"rank {rank}, norm", report[1], norm)
             parts = [training.gradients[step] for training in ranks]
-            whole = assemble(dims, parts)
+            whole = assemble(case.layout, parts)
             tensors("gradients", 0, whole, dense.gradients[step])
-        whole = assemble(dims, [training.weights for training in ranks])
+        whole = assemble(
+            case.layout, [training.weights for training in ranks]
+        )
     except Unequal as unequal:
         raise Mismatch("copies", unequal.ratio, str(unequal)) from None
     tensors("weights", 0, whole, dense.weights)

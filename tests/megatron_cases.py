@@ -16,14 +16,14 @@ import torch.distributed as dist
 from planted.megatron import BUGS, qkv_cut_across
 from pool import groups_closed
 from torch import Tensor
+from workshop.training.hybrid import make_strategy
+from workshop.training.layout import Layout
 
 from workshop.groups import Coordinate, ParallelDims, make_groups
 from workshop.models.gpt import GPT, GPTConfig
 from workshop.parallel.tensor import transform as tensor_parallel
 from workshop.peers.megatron import weights
 from workshop.training.clipping import clipped_step, global_norm
-from workshop.training.hybrid import make_strategy
-from workshop.training.layout import Layout
 from workshop.training.optimizer import make_optimizer
 
 RANKS, BATCH, SEED, LR, CLIP = 4, 2, 7, 1e-2, 0.5

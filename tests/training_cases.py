@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from workshop.collectives import count
-from workshop.groups import Groups, ParallelDims, make_groups
+from workshop.groups import Groups, make_groups
+from workshop.layout import Layout
 from workshop.models.gpt import GPT, GPTConfig
 from workshop.parallel.data.ways import TorchDataParallel
-from workshop.training.hybrid import WholeModel
-from workshop.training.step import training_step
+from workshop.parallel.placement import Placement
+from workshop.training.layout_trainer import LayoutTrainer
+from workshop.training.spread import Spread
+from workshop.training.trainer import Recipe
 
 CONFIG = GPTConfig(layers=2, hidden=16, heads=2, sequence=8, vocabulary=37)
 BATCH, STEPS, SEED = 2, 2, 100
@@ -100,12 +103,17 @@ class Case:
         tokens = tokens.to(self.device)
         return tokens[:, :-1], tokens[:, 1:]
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of every step."""
+        return 0.5 if self.optimizer == "sgd" else 1e-2
+
     def optimize(self, model: nn.Module) -> torch.optim.Optimizer:
         """Return the optimizer; SGD shows a wrong scale, AdamW hides it."""
         parameters = [p for p in model.parameters() if p.requires_grad]
         if self.optimizer == "sgd":
-            return torch.optim.SGD(parameters, lr=0.5, fused=True)
-        return torch.optim.AdamW(parameters, lr=1e-2, fused=True)
+            return torch.optim.SGD(parameters, lr=self.lr, fused=True)
+        return torch.optim.AdamW(parameters, lr=self.lr, fused=True)
 
 
 @dataclass
@@ -150,9 +158,9 @@ def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 @cache
-def groups_of(dims: ParallelDims) -> Groups:
+def groups_of(layout: Layout) -> Groups:
     """Return the groups of a layout, made once by the ranks of a pool."""
-    return make_groups(dims)
+    return make_groups(layout)
 
 
 @cache
@@ -184,9 +192,20 @@ def train_rank(rank: int, world: int, case: Case) -> Training:
         parameter.register_post_accumulate_grad_hook(
             lambda _: arrivals.append(ledgers[-1].calls)
         )
-    wrapped = case.wrap(model, dist.group.WORLD)
-    strategy = WholeModel([wrapped], groups_of(ParallelDims(dp=world)))
-    optimizer = case.optimize(model)
+
+    def take_over(module, groups, recipe) -> Spread:
+        wrapped = case.wrap(module, dist.group.WORLD)
+        names = [name for name, _ in module.named_parameters()]
+        return Spread([module], [wrapped], dict.fromkeys(names, Placement()))
+
+    trainer = LayoutTrainer(
+        lambda: model,
+        groups_of(Layout(dp=world)),
+        Recipe(clip=0),
+        lambda parts, lr: case.optimize(model),
+        take_over=take_over,
+    )
+    optimizer = trainer.optimizer
     start, gradients, reports = snapshot(model.state_dict()), [], []
     for step in range(STEPS):
         tokens, targets = (
@@ -196,9 +215,7 @@ def train_rank(rank: int, world: int, case: Case) -> Training:
         pairs = list(zip(tokens, targets, strict=True))
         with count() as ledger:
             ledgers.append(ledger)
-            report = training_step(
-                strategy, optimizer, pairs, clip=0, bf16=False
-            )
+            report = trainer.step(pairs, case.lr)
         reports.append(report.tolist())
         gradients.append(gradients_of(model))
     return Training(

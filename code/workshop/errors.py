@@ -1,29 +1,27 @@
-"""The exception whose message is meant for the person at the keyboard."""
+"""The exception whose message is meant for the person at the keyboard.
+
+Pure Python that also runs inside the published page, for `Layout` raises it.
+"""
 
 import sys
-from collections.abc import Callable
-from functools import wraps
-from typing import NoReturn, ParamSpec, TypeVar
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Bad input: one sentence that says what, why and what to do."""
 
 
-def fail(message: str, code: int = 2) -> NoReturn:
+def fail(message, code=2):
     """Print one sentence on stderr and exit with `code`."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(code)
 
 
-def one_sentence(function: Callable[P, R]) -> Callable[P, R]:
+def one_sentence(function):
     """Turn a `UserError` of `function` into one sentence and exit code 2."""
+    from functools import wraps  # which MicroPython does not have
 
     @wraps(function)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+    def guarded(*args, **kwargs):
         try:
             return function(*args, **kwargs)
         except UserError as error:

@@ -6,11 +6,11 @@ from dataclasses import asdict
 import pytest
 import torch
 from pool import Pool, groups_closed
+from workshop.estimate.layout import layout
 
 from workshop.collectives import count
 from workshop.estimate.communication import sent_bytes, traffic
 from workshop.estimate.data_parallel import gradients, in_buckets
-from workshop.estimate.layout import layout
 from workshop.groups import Coordinate, ParallelDims, make_groups
 from workshop.models.gpt import GPT, GPTConfig
 from workshop.parallel.data.naive import NaiveDataParallel

@@ -5,25 +5,22 @@ float64: for all dp · tp · pp, num_microbatches and schedules, sequence
 parallelism on and off.
 """
 
-from dataclasses import replace
-
 import pytest
-from hybrid_cases import Case, names
+from hybrid_cases import Case, names, of
 from hybrid_parity import verify
 from pool import Pool
 
-from workshop.training.layout import Layout
-
 CLIP = 0.05
+CHUNKS = {"schedule": "interleaved", "virtual_stages": 2}
 
 
-def layouts(world: int) -> list[Layout]:
+def sizes(world: int) -> list[dict]:
     """Return every tensor × pipeline × sequence parallel layout."""
-    sizes = [size for size in (1, 2, 4, 8) if size <= world]
+    each = [size for size in (1, 2, 4, 8) if size <= world]
     return [
-        Layout(tp, pp, sp)
-        for tp in sizes
-        for pp in sizes
+        {"tp": tp, "pp": pp, "sequence_parallel": sp}
+        for tp in each
+        for pp in each
         if tp * pp <= world
         for sp in ((False, True) if tp > 1 else (False,))
     ]
@@ -31,44 +28,46 @@ def layouts(world: int) -> list[Layout]:
 
 def cases(world: int) -> list[Case]:
     """Return each layout with 1, 2 and 4 micro-batches and all schedules."""
-    found = []
-    for layout in layouts(world):
-        plain = layout.pipeline == 1
+    every = []
+    for size in sizes(world):
+        plain = size["pp"] == 1
         # Without a pipeline two are like four, only fewer.
         for m in (1, 4) if plain and world > 2 else (1, 2, 4):
-            found.append(Case(layout, m))
+            every.append(Case(of(world, m=m, **size)))
         if not plain:
-            found.append(Case(replace(layout, schedule="gpipe"), 4))
-        if layout.pipeline == 2:
-            chunks = replace(layout, schedule="interleaved", virtual_stages=2)
-            found += [Case(chunks, 2), Case(chunks, 4)]
-    return found
+            every.append(Case(of(world, m=4, schedule="gpipe", **size)))
+        if size["pp"] == 2:
+            for m in (2, 4):
+                every.append(Case(of(world, m=m, **CHUNKS, **size)))
+    return every
 
 
 def variants(world: int) -> list[Case]:
     """Return other optimizers, models and ways to average, with clipping."""
-    found = []
-    for layout in layouts(world):
-        found.append(Case(layout, 2, optimizer="adamw", clip=CLIP))
-        found.append(Case(layout, 2, clip=CLIP, awkward=True))
-    for way in ("naive", "ddp"):
-        found.append(Case(Layout(data_parallel=way), 2))
-    found.append(Case(Layout(pipeline=2, data_parallel="naive"), 2))
+    every = []
+    for size in sizes(world):
+        layout = of(world, m=2, **size)
+        every.append(Case(layout, optimizer="adamw", clip=CLIP))
+        every.append(Case(layout, clip=CLIP, awkward=True))
+    for way in ("naive", "overlapped-collective", "ddp"):
+        every.append(Case(of(world, m=2), data_parallel=way))
+    every.append(Case(of(world, pp=2, m=2), data_parallel="naive"))
     if world > 2:
-        found.append(Case(Layout(tensor=2, data_parallel="ddp"), 2))
-        found.append(Case(Layout(pipeline=2, bucket_mib=0.001), 4))
-    return found
+        every.append(Case(of(world, tp=2, m=2), data_parallel="ddp"))
+        every.append(Case(of(world, pp=2, m=4), bucket_mib=0.001))
+        every.append(Case(of(world, pp=2, m=2, cut=(3, 1))))
+    return every
 
 
 def of_eight() -> list[Case]:
     """Return one layout of eight ranks for each way to mix all three."""
-    chunks = {"schedule": "interleaved", "virtual_stages": 2}
+    split = {"sequence_parallel": True}
     return [
-        Case(Layout(2, 2, True, **chunks), 2, clip=CLIP),
-        Case(Layout(2, 4), 2, optimizer="adamw"),
-        Case(Layout(4, 2, True), 2),
-        Case(Layout(2, 1, True), 2, awkward=True),
-        Case(Layout(1, 4), 1),
+        Case(of(8, tp=2, pp=2, m=2, **split, **CHUNKS), clip=CLIP),
+        Case(of(8, tp=2, pp=4, m=2), optimizer="adamw"),
+        Case(of(8, tp=4, pp=2, m=2, **split)),
+        Case(of(8, tp=2, m=2, **split), awkward=True),
+        Case(of(8, pp=4)),
     ]
 
 
@@ -88,15 +87,21 @@ def test_eight_ranks(pool8: Pool) -> None:
 
 @pytest.mark.long
 def test_every_layout_of_eight_ranks(pool8: Pool) -> None:
-    cases = [Case(layout, 2, deep=True, clip=CLIP) for layout in layouts(8)]
+    cases = [
+        Case(of(8, m=2, **size), deep=True, clip=CLIP) for size in sizes(8)
+    ]
     assert len(cases) == 16
     verify(pool8, cases, timeout=500)
 
 
 def test_compiled_blocks_in_four_ranks(pool4: Pool) -> None:
     """Each block is one graph, communication included."""
-    layouts = [Layout(2, 2, True), Layout(1, 2), Layout(2)]
-    verify(pool4, [Case(layout, 2, compiled=True) for layout in layouts], 240)
+    layouts = [
+        of(4, tp=2, pp=2, m=2, sequence_parallel=True),
+        of(4, pp=2, m=2),
+        of(4, tp=2, m=2),
+    ]
+    verify(pool4, [Case(layout, compiled=True) for layout in layouts], 240)
 
 
 def test_every_layout_is_there() -> None:

@@ -5,101 +5,58 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.distributed as dist
-from hybrid_cases import (
-    CONFIG,
-    SEQUENCES,
-    Case,
-    Training,
-    assemble,
-    batch,
-    groups_of,
-    own,
-    train_dense,
-)
+from hybrid_cases import Case, Training, assemble, of, own, train_dense
 from hybrid_parity import check
 from parity import compare
 from pool import Pool
-from torch import nn
 
 from workshop.errors import UserError
-from workshop.training import reshard
-from workshop.training.hybrid import Strategy, make_strategy
-from workshop.training.layout import Layout
-from workshop.training.step import training_step
+from workshop.layout import Layout
 
 CHUNKS = {"schedule": "interleaved", "virtual_stages": 2}
 OF_TWO = [
-    Layout(),
-    Layout(2),
-    Layout(2, 1, True),
-    Layout(1, 2),
-    Layout(1, 2, **CHUNKS),
+    of(2, m=2),
+    of(2, tp=2, m=2),
+    of(2, tp=2, m=2, sequence_parallel=True),
+    of(2, pp=2, m=2),
+    of(2, pp=2, m=2, **CHUNKS),
 ]
 OF_FOUR = [
-    Layout(data_parallel="naive"),
-    Layout(4),
-    Layout(1, 4),
-    Layout(2, 1, True),
-    Layout(1, 2, **CHUNKS),
-    Layout(2, 2),
+    of(4, m=2),
+    of(4, tp=4, m=2),
+    of(4, pp=4, m=2),
+    of(4, tp=2, m=2, sequence_parallel=True),
+    of(4, pp=2, m=2, **CHUNKS),
+    of(4, tp=2, pp=2, m=2),
 ]
-
-
-class Trainee:
-    """A case in its layout on this rank, to be trained step by step."""
-
-    def __init__(self, world: int, case: Case) -> None:
-        self.case, self.m = case, 2
-        dims = case.layout.dims(world, case.config, self.m)
-        self.groups = groups_of(dims)
-        self.micro_batch = SEQUENCES // (dims.dp * self.m)
-        self.strategy: Strategy = make_strategy(
-            case.model(), case.layout, self.groups, self.micro_batch, self.m
-        )
-        parts = nn.ModuleList(self.strategy.chunks)
-        self.optimizer = case.optimize(parts)
-
-    def step(self, number: int) -> list[float]:
-        """Train one step; return loss and norm."""
-        dp = self.groups.dims.dp
-        tokens = batch(number).view(self.m, dp, self.micro_batch, -1)
-        mine = tokens[:, self.groups.at.dp]
-        pairs = [(each[:, :-1], each[:, 1:]) for each in mine]
-        return training_step(
-            self.strategy, self.optimizer, pairs, self.case.clip, False
-        ).tolist()
-
-    def close(self) -> None:
-        if self.groups.dims.pp > 1:
-            self.strategy.pipeline.close()
 
 
 def switch(
     rank: int, world: int, case: Case, layouts: list[Layout]
 ) -> list[Training]:
     """Take step 0 in each layout and step 1 in each; a result for each."""
-    found = []
+    results = []
     for before in layouts:
-        trainee = Trainee(world, replace(case, layout=before))
-        trainee.step(0)
-        dense = [
-            reshard.gather(
-                trainee.strategy, trainee.optimizer, CONFIG.vocabulary
-            )
-        ]
-        trainee.close()
+        first = replace(case, layout=before)
+        trainer = first.trainer()
+        trainer.step(first.batches(0, trainer.groups.at.dp), case.lr)
+        dense = [trainer.state()]
+        trainer.close()
         dist.broadcast_object_list(dense)
         for after in layouts:
-            other = Trainee(world, replace(case, layout=after))
+            second = replace(case, layout=after)
+            other = second.trainer()
             with torch.no_grad():
-                for parameter in other.strategy.parameters:
+                for parameter in other.parameters.values():
                     parameter.fill_(7.0)  # nothing that is right already
-            reshard.scatter(dense[0], other.strategy, other.optimizer)
-            report = other.step(1)
-            weights = own(other.strategy, lambda p: p.detach())
-            found.append(Training([report], [], weights))
+            other.load(dense[0])
+            report = other.step(
+                second.batches(1, other.groups.at.dp), case.lr
+            )
+            weights = own(other, lambda p: p.detach())
+            results.append(Training([report.tolist()], [], weights))
             other.close()
-    return found
+    return results
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "master"])
@@ -122,8 +79,7 @@ def verify(pool: Pool, case: Case, layouts: list[Layout]) -> None:
     for (_, after), ranks in zip(
         pairs, zip(*by_rank, strict=True), strict=True
     ):
-        dims = after.dims(pool.world, CONFIG, 2)
-        whole = assemble(dims, [training.weights for training in ranks])
+        whole = assemble(after, [training.weights for training in ranks])
         compare("weights", 0, whole, dense.weights)
         for rank, training in enumerate(ranks):
             for got, due in zip(
@@ -134,9 +90,10 @@ def verify(pool: Pool, case: Case, layouts: list[Layout]) -> None:
 
 def refusals(rank: int, world: int) -> list[str]:
     """Return what loading says of states that are of another model."""
-    trainee = Trainee(world, Case(Layout(2), optimizer="adamw"))
-    trainee.step(0)
-    box = [reshard.gather(trainee.strategy, trainee.optimizer, 37)]
+    case = Case(of(2, tp=2, m=2), optimizer="adamw")
+    trainer = case.trainer()
+    trainer.step(case.batches(0, trainer.groups.at.dp), case.lr)
+    box = [trainer.state()]
     dist.broadcast_object_list(box)
     said = []
     for change in (
@@ -148,7 +105,7 @@ def refusals(rank: int, world: int) -> list[str]:
         state = {**box[0], "model": dict(box[0]["model"])}
         change(state["model"])
         with pytest.raises(UserError) as refused:
-            reshard.scatter(state, trainee.strategy, trainee.optimizer)
+            trainer.load(state)
         said.append(str(refused.value))
     return said
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from launching import launch
+from workshop.peers.megatron.contestants import named
+from workshop.training.layout import Layout
 
 from workshop.errors import UserError
 from workshop.lab1 import compare_megatron
-from workshop.peers.megatron.contestants import named
 from workshop.peers.megatron.kernels import PARTS, side_by_side
 from workshop.profiling.groups import GROUPS
-from workshop.training.layout import Layout
 
 
 @pytest.mark.parametrize(

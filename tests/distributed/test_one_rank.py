@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from estimate_cases import kept_bytes
 from pool import Pool
+from workshop.estimate.layout import from_name, layout, rank_parameters
 
 from workshop import collectives
 from workshop.bench.rank_alone import RankAlone, pretended
 from workshop.errors import UserError
-from workshop.estimate.layout import from_name, layout, rank_parameters
 from workshop.estimate.memory import head_bytes, layer_bytes, state_bytes
 from workshop.lab1 import one_rank
 from workshop.models.gpt import CONFIGS, GPT, GPTConfig, compile_blocks

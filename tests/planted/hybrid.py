@@ -1,4 +1,4 @@
-"""Bugs of hybrid layouts, each planted into a strategy on its rank.
+"""Bugs of hybrid layouts, each planted into a trainer on its rank.
 
 Each function makes one mistake that people make where strategies meet: in
 the norm of a gradient that is spread over ranks, in who averages with whom,
@@ -6,90 +6,93 @@ and in who reads and who reports what.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
-from hybrid_cases import Case
+from hybrid_cases import Case, of
 from torch import Tensor
 
 from workshop import collectives
+from workshop.parallel.placement import Placement, Shard
 from workshop.training.clipping import global_norm, local_norm
-from workshop.training.hybrid import MicroBatch, Strategy
-from workshop.training.layout import Layout
+from workshop.training.layout_trainer import LayoutTrainer
+from workshop.training.trainer import MicroBatch
 
 
-def clip_each_rank(strategy: Strategy) -> None:
+def clip_each_rank(trainer: LayoutTrainer) -> None:
     """Every rank scales its gradients by a norm of its own."""
-    strategy.global_norm = lambda: local_norm(strategy.parameters)
+    mine = trainer.parameters.values()
+    trainer.global_norm = lambda: local_norm(mine)
 
 
-def count_replicated_on_every_rank(strategy: Strategy) -> None:
+def count_replicated_on_every_rank(trainer: LayoutTrainer) -> None:
     """Squares of all parameters are added up over tensor parallel ranks."""
-    for parameter in strategy.parameters:
-        parameter.tensor_sharded = True
+    split = Placement(tp=Shard(dimension=0, length=0))
+    trainer.placement = dict.fromkeys(trainer.placement, split)
 
 
-def count_the_tied_copy(strategy: Strategy) -> None:
+def count_the_tied_copy(trainer: LayoutTrainer) -> None:
     """The embedding's gradient counts on the first and the last stage."""
-    for parameter in strategy.parameters:
-        parameter.__dict__.pop("tied_copy", None)
+    trainer.placement = dict.fromkeys(trainer.placement, Placement())
 
 
-def leave_out_other_stages(strategy: Strategy) -> None:
+def leave_out_other_stages(trainer: LayoutTrainer) -> None:
     """Squares are not added up over the pipeline."""
-    strategy.global_norm = lambda: global_norm(
-        strategy.parameters, strategy.groups.tp
+    groups = trainer.groups
+    one = replace(groups, layout=groups.layout.replace(pp=1, dp=2))
+    trainer.global_norm = lambda: global_norm(
+        trainer.parameters, trainer.placement, one
     )
 
 
-def average_over_the_world(strategy: Strategy) -> None:
+def average_over_the_world(trainer: LayoutTrainer) -> None:
     """The gradients of different shards are averaged with each other."""
-    for model in strategy.models:
+    for model in trainer.models:
         model.group, model.ranks = dist.group.WORLD, dist.get_world_size()
 
 
-def average_the_first_chunk(strategy: Strategy) -> None:
+def average_the_first_chunk(trainer: LayoutTrainer) -> None:
     """The other chunks of a rank are forgotten."""
-    for model in strategy.models[1:]:
+    for model in trainer.models[1:]:
         model.finish = lambda: None
 
 
-def read_another_batch(strategy: Strategy) -> None:
+def read_another_batch(trainer: LayoutTrainer) -> None:
     """Each tensor parallel rank reads sequences of its own."""
-    forward_backward = strategy.forward_backward
+    forward_backward = trainer.forward_backward
 
-    def read(micro_batches: list[MicroBatch], bf16: bool) -> Tensor:
-        rank = strategy.groups.at.tp
+    def read(micro_batches: list[MicroBatch]) -> Tensor:
+        rank = trainer.groups.at.tp
         mine = [
             tuple(part.roll(rank, dims=0) for part in pair)
             for pair in micro_batches
         ]
-        return forward_backward(mine, bf16)
+        return forward_backward(mine)
 
-    strategy.forward_backward = read
+    trainer.forward_backward = read
 
 
-def keep_the_loss(strategy: Strategy) -> None:
+def keep_the_loss(trainer: LayoutTrainer) -> None:
     """The loss stays on the last stage, and rank 0 logs a zero."""
-    forward_backward = strategy.forward_backward
+    forward_backward = trainer.forward_backward
 
-    def keep(micro_batches: list[MicroBatch], bf16: bool) -> Tensor:
-        loss = forward_backward(micro_batches, bf16)
-        pp = strategy.groups.pp
+    def keep(micro_batches: list[MicroBatch]) -> Tensor:
+        loss = forward_backward(micro_batches)
+        pp = trainer.groups.pp
         return loss if pp.rank() == pp.size() - 1 else torch.zeros_like(loss)
 
-    strategy.forward_backward = keep
+    trainer.forward_backward = keep
 
 
-def add_up_the_losses(strategy: Strategy) -> None:
+def add_up_the_losses(trainer: LayoutTrainer) -> None:
     """The loss that is logged is the sum over data parallel ranks."""
 
     def total(value: Tensor) -> Tensor:
-        collectives.all_reduce(value, strategy.groups.dp)
+        collectives.all_reduce(value, trainer.groups.dp)
         return value
 
-    strategy.mean = total
+    trainer.mean = total
 
 
 @dataclass(frozen=True)
@@ -97,25 +100,18 @@ class Bug:
     """A planted bug, the training it is in, and the check that sees it."""
 
     name: str
-    plant: Callable[[Strategy], None]
+    plant: Callable[[LayoutTrainer], None]
     case: Case
     caught_by: str
     ratio: float | None = None
 
 
-TP = Case(Layout(tensor=4), clip=0.05)
-PP = Case(Layout(pipeline=4), num_microbatches=4, clip=0.05)
-BOTH = Case(Layout(tensor=2, pipeline=2), num_microbatches=2)
-COPIES = Case(Layout(tensor=2, data_parallel="naive"))
-CHUNKS = Case(
-    Layout(
-        pipeline=2,
-        schedule="interleaved",
-        virtual_stages=2,
-        data_parallel="naive",
-    ),
-    num_microbatches=2,
-)
+INTERLEAVED = {"schedule": "interleaved", "virtual_stages": 2}
+TP = Case(of(4, tp=4), clip=0.05)
+PP = Case(of(4, pp=4, m=4), clip=0.05)
+BOTH = Case(of(4, tp=2, pp=2, m=2))
+COPIES = Case(of(4, tp=2), data_parallel="naive")
+CHUNKS = Case(of(4, pp=2, m=2, **INTERLEAVED), data_parallel="naive")
 
 BUGS = [
     Bug("clipping per rank, tp", clip_each_rank, TP, "report"),

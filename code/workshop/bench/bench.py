@@ -1,49 +1,63 @@
 """What every comparison within one job has: its data, its record, its clock.
 
-A step of a contestant takes this rank's micro-batches and returns a
-1-dimensional tensor, the loss first; on CUDA it is only queued.
+A contestant is a `Trainer`, which takes one step at a time; on CUDA a step
+is only queued.
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from workshop.bench.layouts import Labelled
+from workshop.bench.contestants import LR
 from workshop.data.batches import Batches
 from workshop.estimate.flops import flops_per_token
 from workshop.estimate.hardware import peak_flops
 from workshop.job.clock import StepClock
 from workshop.job.launch import Job, together
 from workshop.job.metrics import MetricsWriter, metrics_path
-from workshop.lab1.pretrain_gpt import device_name, prepare
-from workshop.lab1.pretrain_options import default_vocabulary
-from workshop.models.gpt import CONFIGS, GPT, num_parameters
-from workshop.profiling.profile import PROFILED, RankProfile
+from workshop.layout import Layout
+from workshop.models.gpt import CONFIGS, size_of
+from workshop.training.text import prepare
+from workshop.training.trainer import Trainer
 
-Step = Callable[[list[tuple[Tensor, Tensor]]], Tensor]
+SMALL = {
+    "model": "tiny",
+    "micro_batch": 2,
+    "piece": 1,
+    "num_microbatches": 4,
+    "steps": 2,
+    "warmup_steps": 1,
+}
+"""The arguments of a comparison of layouts without a GPU."""
 
 
 def settled(
     args: argparse.Namespace, small: dict[str, Any]
 ) -> argparse.Namespace:
-    """Return the arguments with the small sizes where they hold, and data.
+    """Return the arguments with the small sizes where they hold.
 
-    `--small` goes without saying where there is no GPU. The corpus is a MiB
-    of the standard library: a comparison measures time and not what is
-    learnt.
+    `--small` goes without saying where there is no GPU.
     """
     if args.small or not torch.cuda.is_available():
         vars(args).update(small, small=True)
-    args.corpus = args.hf_dataset = None
-    args.corpus_mib = 1.0
-    args.vocabulary = default_vocabulary(args.model)
     return args
+
+
+class Labelled:
+    """A writer whose measures all carry the same labels."""
+
+    def __init__(self, writer: MetricsWriter, **labels: object) -> None:
+        self.writer, self.labels = writer, labels
+
+    def measure(
+        self, name: str, value: float, unit: str, **labels: object
+    ) -> None:
+        """Write a measure with its own labels and these."""
+        self.writer.measure(name, value, unit, **self.labels, **labels)
 
 
 class Bench:
@@ -60,10 +74,10 @@ class Bench:
     ) -> None:
         self.job, self.args = job, args
         self.config = CONFIGS[args.model]
-        corpus, tokenizer, tokens = prepare(job, args)
-        self.tokens = tokens[0]
-        with torch.device("meta"):
-            parameters = num_parameters(GPT(self.config))
+        # A comparison measures time and not what is learnt: a MiB will do.
+        text = prepare(job, args.model, corpus_mib=1.0)
+        self.tokens = text.training
+        parameters = size_of(self.config)
         self.flops = flops_per_token(
             parameters,
             self.config.layers,
@@ -72,20 +86,18 @@ class Bench:
         )
         path = metrics_path(None) if job.first else None
         self.writer = together(lambda: MetricsWriter(path))
-        device = device_name(job)
         self.writer.meta(
             **meta,
             world_size=job.world_size,
-            device=device,
+            device=job.device_name,
             parameters=parameters,
             flops_per_token=self.flops,
-            peak_flops=peak_flops(device),
-            corpus_sha256=corpus.sha256,
-            tokenizer_sha256=tokenizer.sha256,
+            peak_flops=peak_flops(job.device_name),
+            **text.described(),
         )
 
     def timed(
-        self, step: Step, batches: Batches
+        self, trainer: Trainer, batches: Batches
     ) -> tuple[float, list[float]]:
         """Return this rank's median seconds of a step, and the last values.
 
@@ -93,7 +105,7 @@ class Bench:
         """
         clock, marks = StepClock(self.job.device), []
         for number in range(self.args.warmup_steps + self.args.steps):
-            values = step(batches.on(self.job.device, number))
+            values = trainer.step(batches.on(self.job.device, number), LR)
             marks.append(clock.mark(number, values))
         read = [mark.read() for mark in marks]
         seconds = [each for _, each in read[self.args.warmup_steps :]]
@@ -104,9 +116,9 @@ class Bench:
 
         Objects travel by gloo: a waiting GPU stays idle and cool.
         """
-        found: list = [None] * self.job.world_size
-        dist.all_gather_object(found, mine)
-        return found
+        everyone: list = [None] * self.job.world_size
+        dist.all_gather_object(everyone, mine)
+        return everyone
 
     def write_speed(
         self,
@@ -133,16 +145,36 @@ class Bench:
         return rate, tflops
 
     def profile_steps(
-        self, step: Step, batches: Batches, folder: Path, **labels: object
+        self,
+        trainer: Trainer,
+        batches: Batches,
+        folder: Path,
+        **labels: object,
     ) -> None:
         """Profile a few steps on every rank, into `folder`."""
+        from workshop.profiling.profile import PROFILED, RankProfile
+
         after = self.args.warmup_steps
         writer = Labelled(self.writer, **labels)
         profiler = RankProfile(folder, self.job, 0, after, writer)
         for number in range(after + PROFILED):
             profiler.at(number)
-            step(batches.on(self.job.device, number))
+            trainer.step(batches.on(self.job.device, number), LR)
         profiler.at(after + PROFILED)
+
+    def batches(
+        self, layout: Layout, seed: int, alone: bool = False
+    ) -> Batches:
+        """Return the batches of this rank's copy of the model.
+
+        `alone`, every rank has a copy of its own.
+        """
+        rank, copies = self.job.rank, self.job.world_size
+        dp = rank if alone else layout.coordinate(rank).dp
+        spread = layout.replace(dp=copies) if alone else layout
+        return Batches.of_layout(
+            self.tokens, self.config.sequence, spread, dp, seed
+        )
 
     def say(self, line: str) -> None:
         """Print a line on rank 0."""

@@ -1,142 +1,114 @@
-"""Ways to train the same GPT, each ready to take one step at a time."""
+"""Contestants of a comparison: the same GPT in different layouts."""
 
 import gc
-import hashlib
-import importlib.util
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from workshop.errors import UserError
+from workshop.groups import Groups, make_groups
 from workshop.job.launch import Job
-from workshop.models.gpt import GPT, GPTConfig, compile_blocks
-from workshop.parallel.data.naive import NaiveDataParallel
-from workshop.parallel.data.overlapped import OverlappedDataParallel
-from workshop.parallel.data.ways import OneRank, TorchDataParallel
-from workshop.training.clipping import clipped_step, global_norm
-from workshop.training.optimizer import make_optimizer
+from workshop.layout import Coordinate, Layout
+from workshop.models.gpt import GPTConfig, seeded
+from workshop.training.fit import check_fit
+from workshop.training.layout_trainer import LayoutTrainer
+from workshop.training.trainer import Recipe
 
-CLIP = 1.0
-LR = 1e-4
-Step = Callable[[Tensor, Tensor], Tensor]
-
-# What each one is called in a record, and how it averages gradients.
-OURS: dict[str, Callable[[nn.Module, Job], nn.Module]] = {
-    "single": lambda module, job: OneRank(module),
-    "alone": lambda module, job: OneRank(module),
-    "naive": lambda module, job: NaiveDataParallel(module, dist.group.WORLD),
-    "overlapped": lambda module, job: OverlappedDataParallel(
-        module, dist.group.WORLD
-    ),
-    "overlapped-collective": lambda module, job: OverlappedDataParallel(
-        module, dist.group.WORLD, transport="collective"
-    ),
-    "ddp": lambda module, job: TorchDataParallel(
-        module,
-        device_ids=[job.device] if job.device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
-    ),
-}
-PEERS = ("nanogpt-alone", "nanogpt-ddp")
+CLIP, LR, SEED = 1.0, 1e-4, 0
 
 
-def ours(name: str, config: GPTConfig, job: Job, compiled: bool) -> Step:
-    """Return the step of one of `OURS`: bfloat16 weights on CUDA.
+@dataclass(frozen=True)
+class Contestant:
+    """A layout of all ranks; `alone`, every rank trains its own model."""
 
-    A step takes tokens and targets (b, s) and returns the loss, queued and
-    not yet computed on CUDA.
+    name: str
+    layout: Layout
+    alone: bool = False
+
+    def sequences(self, world_size: int) -> int:
+        """Return the sequences that all ranks process in a step."""
+        copies = world_size if self.alone else 1
+        return copies * self.layout.sequences
+
+
+def one_strategy_each(
+    world_size: int, micro_batch: int, piece: int, num_microbatches: int
+) -> list[Contestant]:
+    """Return what the ranks can do with one strategy at a time.
+
+    Args:
+        micro_batch: sequences of a micro-batch, but for the pipeline.
+        piece: sequences of one of the pipeline's micro-batches, smaller,
+            since a step takes many of them.
+        num_microbatches: micro-batches of the pipeline's step.
     """
-    torch.manual_seed(0)
-    with torch.device(job.device):
-        module = GPT(config)
-    if job.device.type == "cuda":
-        module.bfloat16()
-    if compiled:
-        compile_blocks(module)
-    optimizer = make_optimizer(module, LR)
-    model = OURS[name](module, job)
-
-    def step(tokens: Tensor, targets: Tensor) -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        loss = model(tokens, targets)
-        loss.backward()
-        model.finish()
-        clipped_step(optimizer, global_norm(module.parameters()), CLIP)
-        return loss.detach()
-
-    return step
+    names = (f"dp{world_size}", f"tp{world_size}", f"tp{world_size}-sp")
+    sizes = (micro_batch, piece, num_microbatches)
+    return [
+        Contestant("alone", Layout(micro_batch=micro_batch), alone=True),
+        *(named(name, *sizes) for name in (*names, f"pp{world_size}")),
+    ]
 
 
-class NanoGPT:
-    """nanoGPT's model, trained in the order of its own train.py.
+def named(
+    name: str, micro_batch: int, piece: int, num_microbatches: int
+) -> Contestant:
+    """Return the layout of a name such as `tp2-sp`, with its micro-batches.
 
-    Whole-model torch.compile, bfloat16 autocast, DDP with its defaults, its
-    own choice of optimizer. `folder` is a clone of karpathy/nanoGPT, which
-    this repository does not hold.
+    Without a pipeline a step is one micro-batch of `micro_batch` sequences,
+    with one it is `num_microbatches` of `piece`.
+
+    Raises:
+        UserError: the name means no layout.
     """
+    pieces = {"micro_batch": piece, "num_microbatches": num_microbatches}
+    layout = Layout.from_name(name, num_microbatches=num_microbatches)
+    if layout.pp == 1:
+        pieces = {"micro_batch": micro_batch, "num_microbatches": 1}
+    return Contestant(name, layout.replace(**pieces))
 
-    def __init__(
-        self, folder: Path, config: GPTConfig, job: Job, compiled: bool
-    ) -> None:
-        source = folder / "model.py"
-        if not source.is_file():
-            raise UserError(
-                f"there is no model.py in {folder}: clone "
-                "https://github.com/karpathy/nanoGPT there, or leave out "
-                "--peer"
-            )
-        self.sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
-        spec = importlib.util.spec_from_file_location("nanogpt", source)
-        peer = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(peer)
-        torch.manual_seed(0)
-        self.module = peer.GPT(
-            peer.GPTConfig(
-                block_size=config.sequence,
-                vocab_size=config.vocabulary,
-                n_layer=config.layers,
-                n_head=config.heads,
-                n_embd=config.hidden,
-                dropout=0.0,
-                bias=True,
-            )
-        ).to(job.device)
-        self.device = job.device.type
-        self.optimizer = self.module.configure_optimizers(
-            0.1, LR, (0.9, 0.95), self.device
-        )
-        model = torch.compile(self.module) if compiled else self.module
-        on_gpu = self.device == "cuda"
-        self.model = DistributedDataParallel(
-            model, device_ids=[job.device] if on_gpu else None
-        )
 
-    def step(self, name: str) -> Step:
-        """Return the step of `nanogpt-alone` or `nanogpt-ddp`."""
-        local = name == "nanogpt-alone"
+def alone(job: Job) -> Groups:
+    """Return groups of one rank each; every rank of the job calls it."""
+    own = [[rank] for rank in range(job.world_size)]
+    group = dist.new_subgroups_by_enumeration(own)[0]
+    return Groups(Layout(), Coordinate(0, 0, 0), group, group, group)
 
-        def context() -> AbstractContextManager:
-            return self.model.no_sync() if local else nullcontext()
 
-        def step(tokens: Tensor, targets: Tensor) -> Tensor:
-            autocast = torch.autocast(
-                self.device, torch.bfloat16, enabled=self.device == "cuda"
-            )
-            with context():
-                with autocast:
-                    _, loss = self.model(tokens, targets)
-                loss.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-            return loss.detach()
+def our_trainer(
+    config: GPTConfig,
+    job: Job,
+    groups: Groups,
+    compiled: bool,
+    data_parallel: str = "overlapped",
+) -> LayoutTrainer:
+    """Return this repository's contestant: on CUDA its weights are bf16."""
+    precision = "bf16-weights" if job.device.type == "cuda" else "float32"
+    return LayoutTrainer(
+        lambda: seeded(config, SEED, job.device),
+        groups,
+        Recipe(
+            precision=precision,
+            clip=CLIP,
+            data_parallel=data_parallel,
+            backend="inductor" if compiled else None,
+        ),
+    )
 
-        return step
+
+def trainer_of(
+    contestant: Contestant, config: GPTConfig, job: Job, compiled: bool
+) -> LayoutTrainer:
+    """Return our trainer in a contestant's layout, with its groups.
+
+    Raises:
+        UserError: the layout does not fit the model.
+    """
+    check_fit(config, contestant.layout)
+    groups = (
+        alone(job) if contestant.alone else make_groups(contestant.layout)
+    )
+    return our_trainer(config, job, groups, compiled)
 
 
 def forget() -> None:

@@ -13,49 +13,38 @@ thonking.ai). So no collective may leave an output as the allocator gave it.
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from itertools import pairwise
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from workshop import collectives
-from workshop.estimate.layout import chunks_of
+from workshop.bench.contestants import CLIP, LR, SEED
 from workshop.estimate.pipeline import in_flight
-from workshop.groups import Coordinate, Groups, ParallelDims, make_groups
-from workshop.models.gpt import GPT, GPTConfig, compile_blocks
-from workshop.parallel.data.overlapped import OverlappedDataParallel
-from workshop.parallel.pipeline.stages import Stage
-from workshop.parallel.release import release
-from workshop.parallel.tensor import transform as tensor_parallel
-from workshop.training.clipping import clipped_step, global_norm
-from workshop.training.optimizer import make_optimizer
-
-CLIP = 1.0
-LR = 1e-4
+from workshop.groups import Groups, make_groups
+from workshop.layout import Layout
+from workshop.models.gpt import GPTConfig, seeded
+from workshop.training.layout_trainer import LayoutTrainer
+from workshop.training.trainer import Recipe
 
 
 @contextmanager
-def pretended(spread: dict, stage: int) -> Iterator[Groups]:
+def pretended(layout: Layout, stage: int) -> Iterator[Groups]:
     """Join a group of the layout's size that is not there.
 
-    Args:
-        spread: as `workshop.estimate.layout.layout` makes it.
-        stage: the pipeline rank; on the other axes this is rank 0.
+    `stage` is the pipeline rank; on the other axes this is rank 0.
     """
-    dims = ParallelDims(spread["dp"], spread["tp"], spread["pp"])
     dist.init_process_group(
         "fake",
         store=FakeStore(),
-        rank=dims.rank(Coordinate(pp=stage, dp=0, tp=0)),
-        world_size=dims.world_size,
+        rank=layout.rank(pp=stage, dp=0, tp=0),
+        world_size=layout.world_size,
     )
     try:
         with outputs_written():
-            yield make_groups(dims)
+            yield make_groups(layout)
     finally:
         dist.destroy_process_group()
 
@@ -88,61 +77,47 @@ def outputs_written() -> Iterator[None]:
 
 
 class RankAlone:
-    """A rank's model, optimizer and input.
+    """A rank's trainer and its input, and the parts of its step one by one.
 
     Args:
         config: of the dense model.
-        spread: the layout, one chunk a rank.
-        stage: the pipeline rank.
-        groups: from `pretended`.
+        groups: from `pretended`, of a layout with one chunk a rank.
+        device: where it computes.
         compiled: compile each block.
     """
 
     def __init__(
         self,
         config: GPTConfig,
-        spread: dict,
-        stage: int,
         groups: Groups,
         device: torch.device,
         compiled: bool,
     ) -> None:
-        self.spread, self.stage, self.groups = spread, stage, groups
+        self.layout, self.stage = groups.layout, groups.at.pp
+        self.first = self.stage == 0
+        self.last = self.stage == self.layout.pp - 1
         self.device = device
-        torch.manual_seed(0)
-        with torch.device(device):
-            module: nn.Module = GPT(config)
-        if device.type == "cuda":
-            module.bfloat16()
-        ((layers, first, last),) = chunks_of(asdict(config), spread, stage)
-        self.first, self.last = first, last
-        if not (first and last):
-            begin = sum(
-                chunks_of(asdict(config), spread, before)[0][0]
-                for before in range(stage)
-            )
-            blocks = range(begin, begin + layers)
-            module = Stage(module, blocks, first, last)
-        self.module = tensor_parallel.apply(
-            module,
-            tensor_parallel.PLAN,
-            groups.tp,
-            spread["sequence_parallel"],
+        cuda = device.type == "cuda"
+        self.trainer = LayoutTrainer(
+            lambda: seeded(config, SEED, device),
+            groups,
+            Recipe(
+                precision="bf16-weights" if cuda else "float32",
+                clip=CLIP,
+                data_parallel="overlapped-collective",
+                backend="inductor" if compiled else None,
+            ),
+            make_runner=lambda parts, groups: None,
         )
-        if compiled:
-            compile_blocks(self.module)
-        self.optimizer = make_optimizer(self.module, LR)
-        self.model = self.module
-        if spread["dp"] > 1:
-            self.model = OverlappedDataParallel(
-                self.module, groups.dp, transport="collective"
-            )
+        (self.module,), (self.model,) = (
+            self.trainer.chunks,
+            self.trainer.models,
+        )
         self._make_input(config)
 
     def _make_input(self, config: GPTConfig) -> None:
-        b, s = self.spread["micro_batch"], config.sequence
-        whole = not self.spread["sequence_parallel"]
-        own = s if whole else s // self.spread["tp"]
+        b, s = self.layout.micro_batch, config.sequence
+        own = s // self.layout.tp if self.layout.sequence_parallel else s
         self.tokens = torch.randint(
             config.vocabulary, (b, s), device=self.device
         )
@@ -167,24 +142,15 @@ class RankAlone:
         gradient = None if self.last else self.activations
         torch.autograd.backward(edge, gradient)
 
-    def update(self) -> None:
-        """Complete the gradients, clip them, update the weights."""
-        if self.model is not self.module:
-            self.model.finish()
-        tensor_parallel.finish_gradients(self.module, self.groups.tp)
-        parameters = list(self.module.parameters())
-        norm = global_norm(parameters, self.groups.tp, self.groups.pp)
-        clipped_step(self.optimizer, norm, CLIP)
-
     def timed_step(self) -> list[float]:
         """Return the seconds of forward, backward and update."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.trainer.optimizer.zero_grad(set_to_none=True)
         marks = [self._mark()]
         edge = self.forward()
         marks.append(self._mark())
         self.backward(edge)
         marks.append(self._mark())
-        self.update()
+        self.trainer.update(LR)
         marks.append(self._mark())
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -204,11 +170,11 @@ class RankAlone:
         As many micro-batches are in flight as the schedule has on this
         stage; with several in a step, the gradients of others are there.
         """
-        p, m = self.spread["pp"], self.spread["num_microbatches"]
-        schedule = self.spread["schedule"]
+        p, m = self.layout.pp, self.layout.num_microbatches
+        schedule = self.layout.schedule
         held = in_flight(schedule, p, m, 1, self.stage) if p > 1 else 1
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.model is not self.module:
+        self.trainer.optimizer.zero_grad(set_to_none=True)
+        if self.layout.dp > 1:
             with self.model.no_sync():
                 self._run(held)
             return
@@ -221,10 +187,6 @@ class RankAlone:
         while edges:
             self.backward(edges.pop(0))
 
-    def close(self) -> None:
-        """Let go of the model, so that the next rank finds memory free."""
-        release([self.module])
-
     def state_bytes(self) -> int:
         """Return the bytes of weights, gradients and optimizer states."""
         total = 0
@@ -232,7 +194,7 @@ class RankAlone:
             total += parameter.nbytes
             if parameter.grad is not None:
                 total += parameter.grad.nbytes
-        for state in self.optimizer.state.values():
+        for state in self.trainer.optimizer.state.values():
             total += sum(
                 value.nbytes
                 for value in state.values()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workshop.errors import UserError
+from workshop.layout import Layout
 
 
 @lru_cache(maxsize=2)
@@ -48,6 +49,26 @@ class Batches:
                 f"sequence of {self.sequence} and its target: use a larger "
                 "corpus"
             )
+
+    @classmethod
+    def of_layout(
+        cls,
+        tokens: np.ndarray,
+        sequence: int,
+        layout: Layout,
+        dp: int,
+        seed: int,
+    ) -> "Batches":
+        """Return the batches of data parallel index `dp` of a layout."""
+        return cls(
+            tokens,
+            sequence,
+            layout.micro_batch,
+            layout.num_microbatches,
+            rank=dp,
+            world_size=layout.dp,
+            seed=seed,
+        )
 
     @property
     def sequences(self) -> int:

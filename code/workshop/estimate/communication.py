@@ -5,10 +5,10 @@ of one rank in one step, as `workshop.collectives` counts it: elements and
 bytes of a message, and the bytes that a rank sends when n ranks stand in a
 ring (Patarasuk and Yuan 2009): 2(n-1)/n M for an all-reduce, (n-1)/n M for
 a reduce-scatter or an all-gather, M for a message to a neighbour.  A GB is
-1e9 bytes.  Symbols as in `workshop.estimate.layout`.
+1e9 bytes.  Symbols as in `workshop.estimate.stages`.
 """
 
-from workshop.estimate.layout import chunks_of, rank_parameters
+from workshop.estimate.stages import chunks_of, rank_parameters
 
 PASSES = {"all_reduce": 2, "reduce_scatter": 1, "all_gather": 1}
 
@@ -97,10 +97,10 @@ def data_parallel(model, layout, stage=0, element_bytes=2):
     One entry for all of them together: its number of messages depends on
     the buckets, its elements do not.
     """
-    if layout["dp"] == 1:
+    if layout.dp == 1:
         return []
     held = rank_parameters(model, layout, stage)["total"]
-    return [entry("dp", "all_reduce", held, element_bytes, layout["dp"])]
+    return [entry("dp", "all_reduce", held, element_bytes, layout.dp)]
 
 
 def tensor_parallel(model, layout, stage=0, element_bytes=2):
@@ -117,11 +117,11 @@ def tensor_parallel(model, layout, stage=0, element_bytes=2):
     its shard was kept.  The gradients of what is replicated (LayerNorms,
     biases, positions) are summed at the end, in one message.
     """
-    t = layout["tp"]
+    t = layout.tp
     if t == 1:
         return []
-    b, s, h = layout["micro_batch"], model["sequence"], model["hidden"]
-    m = layout["num_microbatches"]
+    b, s, h = layout.micro_batch, model["sequence"], model["hidden"]
+    m = layout.num_microbatches
     layers = first = last = 0
     for count, is_first, is_last in chunks_of(model, layout, stage):
         layers += count
@@ -134,7 +134,7 @@ def tensor_parallel(model, layout, stage=0, element_bytes=2):
             "tp", operation, size, element_bytes, t, m * times, behind
         )
 
-    if layout["sequence_parallel"]:
+    if layout.sequence_parallel:
         found = [
             messages("reduce_scatter", 2 * layers + first),
             messages("reduce_scatter", 2 * layers + last, True),
@@ -162,19 +162,19 @@ def pipeline_parallel(model, layout, stage=0, element_bytes=2):
     them under sequence parallelism.  The tied embedding's gradient is
     summed over the first and the last stage.
     """
-    p = layout["pp"]
+    p = layout.pp
     if p == 1:
         return []
-    b, s, h = layout["micro_batch"], model["sequence"], model["hidden"]
-    share = layout["tp"] if layout["sequence_parallel"] else 1
+    b, s, h = layout.micro_batch, model["sequence"], model["hidden"]
+    share = layout.tp if layout.sequence_parallel else 1
     chunks = chunks_of(model, layout, stage)
     hand_overs = sum(
         (0 if last else 1) + (0 if first else 1) for _, first, last in chunks
     )
-    times = layout["num_microbatches"] * hand_overs
+    times = layout.num_microbatches * hand_overs
     found = [entry("pp", "send", b * s * h // share, element_bytes, p, times)]
     if stage in (0, p - 1):
-        rows = -(-model["vocabulary"] // layout["tp"])
+        rows = -(-model["vocabulary"] // layout.tp)
         found.append(entry("pp", "all_reduce", rows * h, element_bytes, 2))
     return found
 

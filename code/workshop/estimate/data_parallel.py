@@ -1,11 +1,12 @@
 """The messages of data parallelism, one by one, and how many backward hides.
 
 Pure Python that also runs inside the published page.  Symbols as in
-`workshop.estimate.layout`.
+`workshop.estimate.stages`.
 """
 
 from workshop.estimate.communication import seconds
-from workshop.estimate.layout import chunks_of, head_flops, layer_flops
+from workshop.estimate.cut import head_flops, layer_flops
+from workshop.estimate.stages import chunks_of
 
 MIB = 2**20
 
@@ -16,7 +17,7 @@ def layer_tensors(model, layout):
     In the order of `Block`'s parameters: LayerNorm, QKV, output, LayerNorm,
     up, down, each a weight and, with biases, a bias.
     """
-    h, t = model["hidden"], layout["tp"]
+    h, t = model["hidden"], layout.tp
     weights = [
         h,
         3 * h * h // t,
@@ -40,7 +41,7 @@ def gradients(model, layout, stage=0):
     first stage, and at once on a last stage that holds a copy.
     """
     h = model["hidden"]
-    rows = -(-model["vocabulary"] // layout["tp"])
+    rows = -(-model["vocabulary"] // layout.tp)
     layer, head = layer_flops(model), head_flops(model)
     chunks = chunks_of(model, layout, stage)
     total = sum(n * layer + (head if last else 0) for n, _, last in chunks)
@@ -113,7 +114,7 @@ def exposed(
     rank.  Without `overlap` each gradient is a message of its own, after
     backward.
     """
-    ranks = layout["dp"]
+    ranks = layout.dp
     if ranks == 1:
         return 0.0, 0.0
     found = gradients(model, layout, stage)

@@ -1,13 +1,13 @@
 """How many bytes a rank of a layout needs, and whether they fit a device.
 
 Pure Python that also runs inside the published page.  Capacity is in
-bytes; divide by 2**30 for GiB.  Symbols as in `workshop.estimate.layout`.
+bytes; divide by 2**30 for GiB.  Symbols as in `workshop.estimate.stages`.
 Parameters and states are exact; activations follow Korthikanti et al. 2022
 (arXiv 2205.05198), section 4, for attention that never writes its matrix.
 """
 
-from workshop.estimate.layout import chunks_of, rank_parameters
 from workshop.estimate.pipeline import in_flight
+from workshop.estimate.stages import chunks_of, rank_parameters
 
 # Bytes of a parameter: weights, gradients and optimizer states of AdamW.
 # bf16-weights keeps float32 masters besides the two moments: 16 bytes in
@@ -48,9 +48,9 @@ def layer_bytes(model, layout, element_bytes=2):
     keeps a logarithm for each head and row in float32, 4 b a s bytes, and
     each LayerNorm two numbers for each row.
     """
-    b, s, h = layout["micro_batch"], model["sequence"], model["hidden"]
-    t = layout["tp"]
-    whole = t if layout["sequence_parallel"] else 1
+    b, s, h = layout.micro_batch, model["sequence"], model["hidden"]
+    t = layout.tp
+    whole = t if layout.sequence_parallel else 1
     elements = 4 * b * s * h // whole + 12 * b * s * h // t
     logarithms = 4 * b * model["heads"] * s // t
     statistics = 4 * b * s * element_bytes // whole
@@ -67,9 +67,9 @@ def head_bytes(model, layout, element_bytes=2, compiled=True):
     float32 copy.  The vocabulary-parallel cross-entropy keeps 16 bit either
     way, and one number for each row.
     """
-    b, s, h = layout["micro_batch"], model["sequence"], model["hidden"]
-    t = layout["tp"]
-    whole = t if layout["sequence_parallel"] else 1
+    b, s, h = layout.micro_batch, model["sequence"], model["hidden"]
+    t = layout.tp
+    whole = t if layout.sequence_parallel else 1
     rows = -(-model["vocabulary"] // t)
     narrow = compiled or t > 1
     of_logits = element_bytes if narrow else max(4, element_bytes)
@@ -87,12 +87,12 @@ def head_workspace(model, layout, element_bytes=2, compiled=True):
     under sequence parallelism the gathered input too.  Eager, the gradient
     of the logits and the one that it is computed from are float32 tensors.
     """
-    b, s, h = layout["micro_batch"], model["sequence"], model["hidden"]
-    t = layout["tp"]
+    b, s, h = layout.micro_batch, model["sequence"], model["hidden"]
+    t = layout.tp
     rows = -(-model["vocabulary"] // t)
     inputs = 0
     if t > 1 or not compiled:
-        inputs = 2 if layout["sequence_parallel"] else 1
+        inputs = 2 if layout.sequence_parallel else 1
     result = (rows * h + inputs * b * s * h) * element_bytes
     if compiled or t > 1:
         return result
@@ -105,9 +105,9 @@ def stage_workspace(model, layout, element_bytes=2):
     The gradient that has come from the next stage, the next one on its way,
     and the gradient of a weight of 4 h^2 / t.
     """
-    b, s, h = layout["micro_batch"], model["sequence"], model["hidden"]
-    share = layout["tp"] if layout["sequence_parallel"] else 1
-    weight = 4 * h * h // layout["tp"]
+    b, s, h = layout.micro_batch, model["sequence"], model["hidden"]
+    share = layout.tp if layout.sequence_parallel else 1
+    weight = 4 * h * h // layout.tp
     return (2 * b * s * h // share + weight) * element_bytes
 
 
@@ -120,8 +120,8 @@ def activation_bytes(model, layout, stage=0, element_bytes=2, compiled=True):
     """
     held = chunks_of(model, layout, stage)
     v = len(held)
-    p, m = layout["pp"], layout["num_microbatches"]
-    alive = in_flight(layout["schedule"], p, m, v, stage) if p > 1 else 1
+    p, m = layout.pp, layout.num_microbatches
+    alive = in_flight(layout.schedule, p, m, v, stage) if p > 1 else 1
     workspace = stage_workspace(model, layout, element_bytes)
     found = {"layers": 0, "logits": 0, "workspace": workspace}
     each = layer_bytes(model, layout, element_bytes)
@@ -131,7 +131,7 @@ def activation_bytes(model, layout, stage=0, element_bytes=2, compiled=True):
         share = alive // v + (1 if position < alive % v else 0)
         found["layers"] += share * layers * each
         if last:
-            kept = m if layout["schedule"] == "gpipe" and p > 1 else 1
+            kept = m if layout.schedule == "gpipe" and p > 1 else 1
             found["logits"] = kept * head_bytes(
                 model, layout, element_bytes, compiled
             )
@@ -161,7 +161,7 @@ def rank_bytes(
     element_bytes = 4 if precision == "float32" else 2
     kept = activation_bytes(model, layout, stage, element_bytes, compiled)
     gradients = states["gradients"]
-    live = buckets or layout["num_microbatches"] > 1
+    live = buckets or layout.num_microbatches > 1
     begin = sum(kept.values()) + (gradients if live else 0)
     if begin < gradients:
         kept = {part: 0 for part in kept}
@@ -181,7 +181,7 @@ def largest_stage(model, layout, **options):
     """Return the stage that needs most, and its `rank_bytes`."""
     found = [
         rank_bytes(model, layout, stage, **options)
-        for stage in range(layout["pp"])
+        for stage in range(layout.pp)
     ]
     worst = max(range(len(found)), key=lambda i: found[i]["total"])
     return worst, found[worst]
@@ -202,7 +202,7 @@ def largest_micro_batch(model, layout, capacity, **options):
 
     def works(size):
         return fits(
-            model, dict(layout, micro_batch=size), capacity, **options
+            model, layout.replace(micro_batch=size), capacity, **options
         )
 
     if not works(1):

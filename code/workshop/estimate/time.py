@@ -1,7 +1,7 @@
 """How long a step of a layout takes: compute, communication, bubble.
 
 Pure Python that also runs inside the published page.  Times are in
-seconds; symbols as in `workshop.estimate.layout`.  The compute is measured
+seconds; symbols as in `workshop.estimate.stages`.  The compute is measured
 (of one device, or of one rank of the layout alone) or comes from operations
 and achieved FLOP/s; the communication from a link's alpha and beta or its
 measured curve (`workshop.estimate.communication.link`).
@@ -13,14 +13,13 @@ from workshop.estimate.communication import (
     seconds,
     tensor_parallel,
 )
-from workshop.estimate.layout import (
+from workshop.estimate.cut import head_flops, layer_flops
+from workshop.estimate.pipeline import pipeline_seconds
+from workshop.estimate.stages import (
     chunks_of,
-    head_flops,
-    layer_flops,
     rank_parameters,
     tokens_per_step,
 )
-from workshop.estimate.pipeline import pipeline_seconds
 
 # Of the three shares of a step's operations backward has two.
 FORWARD = 1 / 3
@@ -46,19 +45,19 @@ def spread(model, layout, micro_batch_seconds):
     layer, head = layer_flops(model), head_flops(model)
     whole = model["layers"] * layer + head
     found = []
-    for stage in range(layout["pp"]):
+    for stage in range(layout.pp):
         work = sum(
             layers * layer + (head if last else 0)
             for layers, _, last in chunks_of(model, layout, stage)
         )
-        total = micro_batch_seconds * work / whole / layout["tp"]
+        total = micro_batch_seconds * work / whole / layout.tp
         found.append((total * FORWARD, total * (1 - FORWARD)))
     return found
 
 
 def from_flops(model, layout, flops_per_second):
     """Return `spread` from achieved FLOP/s of a device."""
-    tokens = layout["micro_batch"] * model["sequence"]
+    tokens = layout.micro_batch * model["sequence"]
     each = model["layers"] * layer_flops(model) + head_flops(model)
     return spread(model, layout, 3 * tokens * each / flops_per_second)
 
@@ -77,7 +76,7 @@ def tensor_seconds(model, layout, stage, backward, link, overlap=True):
     chunks = chunks_of(model, layout, stage)
     work = sum(n * layer + (head if last else 0) for n, _, last in chunks)
     product = backward * layer / work * 7 * h * h / (48 * h * h + 8 * h * s)
-    m = layout["num_microbatches"]
+    m = layout.num_microbatches
     hidden = everything = 0.0
     for one in tensor_parallel(model, layout, stage):
         size = one["elements"] * one["element_bytes"]
@@ -115,7 +114,7 @@ def step_time(
     `contention` what communication costs the compute beside it.
     `hidden_dp` (not in the sum) is what backward covers of dp.
     """
-    m = layout["num_microbatches"]
+    m = layout.num_microbatches
     exposed_tp, works = [], []
     for stage, (forward, backward) in enumerate(stages):
         part, _ = tensor_seconds(
@@ -133,7 +132,7 @@ def step_time(
         else:
             tied = each
     run = pipeline_seconds(
-        works, m, layout["virtual_stages"], hand_over, layout["schedule"]
+        works, m, layout.virtual_stages, hand_over, layout.schedule
     )
     mean_tp = sum(exposed_tp) / len(exposed_tp)
     # The stage whose gradients arrive last holds up the step.
@@ -173,5 +172,5 @@ def update_seconds(model, layout, copy_gb_s):
         optimizer_seconds(
             rank_parameters(model, layout, stage)["total"], copy_gb_s
         )
-        for stage in range(layout["pp"])
+        for stage in range(layout.pp)
     )

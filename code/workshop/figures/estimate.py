@@ -13,9 +13,9 @@ from matplotlib.ticker import FuncFormatter
 
 from workshop.errors import UserError
 from workshop.estimate import communication, memory, time
-from workshop.estimate.layout import from_name
 from workshop.figures import style
 from workshop.figures.charts import Record, values
+from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
 
 NETWORKS = (25, 100, 400)
@@ -89,7 +89,7 @@ def predict(
         UserError: the run did not measure the layout.
     """
     model = asdict(CONFIGS[run.metrics(0)[0]["model"]])
-    spread = from_name(
+    spread = Layout.from_name(
         name,
         model["layers"],
         micro_batch=micro_batch,
@@ -168,7 +168,7 @@ def step_over_network(
     speeds = np.geomspace(10, 4000, 80)
     with style.drawing(width=7.2, height=3.8) as (figure, (axis,)):
         for i, (label, (name, size, count)) in enumerate(names.items()):
-            sequences = from_name(name)["dp"] * size * count
+            sequences = Layout.from_name(name).dp * size * count
             points = []
             for gbit in speeds:
                 link = communication.network(float(gbit))
@@ -198,7 +198,7 @@ def step_over_network(
 
 
 def memory_by_part(
-    model: dict, layouts: Mapping[str, dict], device: str = "NVIDIA H200"
+    model: dict, layouts: Mapping[str, Layout], device: str = "NVIDIA H200"
 ) -> Figure:
     """Draw the memory of each layout's fullest rank, part by part.
 

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from workshop.estimate import communication
-from workshop.estimate.layout import layout
 from workshop.figures import style
 from workshop.figures.charts import Record
 from workshop.figures.profile import parts, ranks_of
+from workshop.layout import Layout
 from workshop.records.predict.layouts import (
     SEQUENCES,
     curve,
@@ -50,7 +50,7 @@ def over_bandwidth(alone: Record, inside: Record, between: Record) -> Figure:
                 parts = predict(alone, inside, spread_over, links)
                 rates.append(parts["tokens_per_s"] / 1e3)
             axis.plot(bandwidth, rates, color=style.SERIES[i], label=name)
-        single = layout(micro_batch=16, num_microbatches=SEQUENCES // 16)
+        single = Layout(micro_batch=16, num_microbatches=SEQUENCES // 16)
         one = predict(alone, inside, single, {})["tokens_per_s"] / 1e3
         axis.axhline(one, color=style.TEXT, linestyle=":", linewidth=1.2)
         axis.annotate("one GPU", (1, one), (2, 4), color=style.TEXT,
@@ -89,7 +89,7 @@ def accumulation(alone: Record, inside: Record, between: Record) -> Figure:
             shares = []
             for m in counts:
                 both, single = (
-                    layout(dp=n, micro_batch=16, num_microbatches=m)
+                    Layout(dp=n, micro_batch=16, num_microbatches=m)
                     for n in (2, 1)
                 )
                 speed = predict(alone, inside, both, {"dp": way})

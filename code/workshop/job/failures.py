@@ -24,13 +24,12 @@ from torch.distributed.elastic.multiprocessing.errors import (
 )
 
 from workshop.errors import UserError
-from workshop.estimate.memory import STATES
 from workshop.job.launch import AgreedError, Job, launched
 
 GIB = 2**30
 # Weights, gradients and AdamW's states of a parameter: as many whether all
 # of them are float32 or bfloat16 with float32 masters.
-STATE_BYTES = sum(STATES["bf16-weights"].values())
+STATE_BYTES = 16
 PATIENCE = 2.0  # seconds; torchrun looks after its ranks every 0.1
 KEY = "workshop/failed-first"
 

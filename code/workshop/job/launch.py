@@ -39,6 +39,13 @@ class Job:
         """Whether this is rank 0, which speaks for all."""
         return self.rank == 0
 
+    @property
+    def device_name(self) -> str:
+        """The GPU's name as the driver gives it, or cpu."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return "cpu"
+
 
 class AgreedError(UserError):
     """A `UserError` that every rank raises at the same place."""

@@ -10,24 +10,24 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import nn
 
 from workshop import collectives
 from workshop.errors import UserError
-from workshop.groups import ParallelDims, make_groups
+from workshop.groups import make_groups
 from workshop.job.failures import joined
 from workshop.job.launch import Job, together
 from workshop.job.metrics import MetricsWriter, metrics_path
-from workshop.models.gpt import GPT, GPTConfig
-from workshop.parallel.tensor.transform import PLAN, shard_tensor
-from workshop.training.hybrid import Strategy, make_strategy
-from workshop.training.layout import Layout
-from workshop.training.step import training_step
+from workshop.layout import Layout
+from workshop.models.gpt import GPT, GPTConfig, seeded
+from workshop.parallel.placement import Shard
+from workshop.training.layout_trainer import LayoutTrainer
+from workshop.training.trainer import MicroBatch, Recipe
 
 # An odd vocabulary, which tensor parallelism has to pad.
 CONFIG = GPTConfig(layers=4, hidden=32, heads=4, sequence=16, vocabulary=509)
 MICRO_BATCH, NUM_MICROBATCHES, SEED, RATE = 2, 4, 1, 0.1
-Batch = list[tuple[Tensor, Tensor]]
+Batch = list[MicroBatch]
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,17 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def layouts(world: int) -> list[tuple[ParallelDims, Layout]]:
-    """Return every dp × tp × pp of `world` ranks that divides the model.
+def layouts(world_size: int) -> list[Layout]:
+    """Return every dp × tp × pp of so many ranks that divides the model.
 
     A pipeline appears once for each schedule, tensor parallelism with and
     without sequence parallelism.
     """
-    found = []
-    for tp in divisors(world):
-        for pp in divisors(world // tp):
+    every = []
+    for tp in divisors(world_size):
+        for pp in divisors(world_size // tp):
             if CONFIG.heads % tp or CONFIG.layers % pp:
                 continue
-            dims = ParallelDims.for_world(world, tp, pp)
             orders = [("1f1b", 1)]
             if pp > 1:
                 orders.append(("gpipe", 1))
@@ -76,11 +75,18 @@ def layouts(world: int) -> list[tuple[ParallelDims, Layout]]:
                 orders.append(("interleaved", 2))
             for schedule, v in orders:
                 for split in (False, True) if tp > 1 else (False,):
-                    layout = Layout(
-                        tp, pp, split, schedule, v, bucket_mib=0.01
+                    layout = Layout.for_world(
+                        world_size,
+                        tp=tp,
+                        pp=pp,
+                        sequence_parallel=split,
+                        schedule=schedule,
+                        virtual_stages=v,
+                        micro_batch=MICRO_BATCH,
+                        num_microbatches=NUM_MICROBATCHES,
                     )
-                    found.append((dims, layout))
-    return found
+                    every.append(layout)
+    return every
 
 
 def divisors(number: int) -> list[int]:
@@ -88,17 +94,21 @@ def divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-def name_of(dims: ParallelDims, layout: Layout) -> str:
+def name_of(layout: Layout) -> str:
     """Return a layout's name, as tables show it."""
     parts = [
         f"{axis}{size}"
-        for axis, size in (("tp", dims.tp), ("pp", dims.pp), ("dp", dims.dp))
+        for axis, size in (
+            ("tp", layout.tp),
+            ("pp", layout.pp),
+            ("dp", layout.dp),
+        )
         if size > 1
     ]
     name = " × ".join(parts) or "one rank"
     if layout.sequence_parallel:
         name += ", sequence parallel"
-    if dims.pp > 1:
+    if layout.pp > 1:
         name += f", {layout.schedule}"
     return name
 
@@ -121,24 +131,25 @@ def batch(step: int, copies: int, device: torch.device) -> list[Batch]:
 
 def dense(device: torch.device) -> GPT:
     """Return the dense model, with the same weights on every rank."""
-    torch.manual_seed(SEED)
-    return GPT(CONFIG).to(device, torch.float64)
+    return seeded(CONFIG, SEED, device).double()
 
 
-def train(
-    dims: ParallelDims, layout: Layout, steps: int, device: torch.device
-) -> Result:
+def sgd(parts: nn.Module, lr: float) -> torch.optim.Optimizer:
+    """Return an optimizer that shows a wrong scale, as AdamW does not."""
+    return torch.optim.SGD(parts.parameters(), lr=lr, fused=True)
+
+
+def train(layout: Layout, steps: int, device: torch.device) -> Result:
     """Train in a layout and densely, step by step, and compare."""
-    groups = make_groups(dims)
-    strategy = make_strategy(
-        dense(device), layout, groups, MICRO_BATCH, NUM_MICROBATCHES
+    groups = make_groups(layout)
+    trainer = LayoutTrainer(
+        lambda: dense(device), groups, Recipe(clip=0, bucket_mib=0.01), sgd
     )
-    mine = torch.optim.SGD(strategy.parameters, lr=RATE, fused=True)
     reference = dense(device)
     theirs = torch.optim.SGD(reference.parameters(), lr=RATE)
     losses, norms, errors = [], [], []
     for step in range(steps):
-        parts = batch(step, dims.dp, device)
+        parts = batch(step, layout.dp, device)
         theirs.zero_grad()
         pairs = [pair for part in parts for pair in part]
         whole = [torch.cat(x) for x in zip(*pairs, strict=True)]
@@ -148,13 +159,12 @@ def train(
             torch.cat([p.grad.flatten() for p in reference.parameters()])
         )
         with collectives.count() as ledger:
-            report = training_step(
-                strategy, mine, parts[groups.at.dp], clip=0, bf16=False
-            )
+            report = trainer.step(parts[groups.at.dp], RATE)
         losses.append((report[0].item(), loss.item()))
         norms.append((report[1].item(), norm.item()))
-        errors.append(worst(strategy, reference, groups.at.tp, dims.tp))
+        errors.append(worst(trainer, reference))
         theirs.step()
+    trainer.close()
     return Result(
         losses[-1][0],
         norms[-1][0],
@@ -165,12 +175,15 @@ def train(
     )
 
 
-def worst(strategy: Strategy, reference: GPT, rank: int, size: int) -> float:
+def worst(trainer: LayoutTrainer, reference: GPT) -> float:
     """Return the largest relative error of a gradient that this rank has."""
+    rank, size = trainer.groups.at.tp, trainer.groups.layout.tp
     errors = []
-    for name, parameter in strategy.named_parameters():
-        whole = reference.get_parameter(name).grad
-        due = shard_tensor(name, whole, PLAN, rank, size)
+    for name, parameter in trainer.parameters.items():
+        due = reference.get_parameter(name).grad
+        over_tp = trainer.placement[name].tp
+        if isinstance(over_tp, Shard):
+            due = over_tp.part(due, rank, size)
         # A part can be all padding: then the error is absolute.
         scale = due.norm().item() or 1.0
         errors.append((parameter.grad - due).norm().item() / scale)
@@ -192,9 +205,9 @@ def main() -> None:
                 num_microbatches=NUM_MICROBATCHES,
                 micro_batch=MICRO_BATCH,
             )
-            for dims, layout in layouts(job.world_size):
-                mine = train(dims, layout, args.steps, job.device)
-                report(job, writer, name_of(dims, layout), mine)
+            for layout in layouts(job.world_size):
+                mine = train(layout, args.steps, job.device)
+                report(job, writer, name_of(layout), mine)
 
 
 def report(job: Job, writer: MetricsWriter, name: str, mine: Result) -> None:

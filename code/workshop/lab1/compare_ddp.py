@@ -19,21 +19,33 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from workshop.bench.bench import Bench, settled
 from workshop.bench.contestants import (
-    OURS,
-    PEERS,
-    NanoGPT,
-    Step,
+    CLIP,
+    LR,
+    alone,
     forget,
-    ours,
+    our_trainer,
 )
-from workshop.data.batches import Batches
+from workshop.groups import make_groups
 from workshop.job.failures import joined
 from workshop.job.launch import Job, together
+from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
+from workshop.peers.nanogpt import NanoGPT, NanoGPTTrainer
 from workshop.profiling import trace
 from workshop.training.report import memory_gib
+from workshop.training.trainer import Trainer
 
 SEED = 1
+# What each is called in a record, and how it averages gradients.
+OURS = {
+    "single": None,
+    "alone": None,
+    "naive": "naive",
+    "overlapped": "overlapped",
+    "overlapped-collective": "overlapped-collective",
+    "ddp": "ddp",
+}
+PEERS = ("nanogpt-alone", "nanogpt-ddp")
 TRACED = ("alone", "overlapped", "overlapped-collective", "ddp")
 TRACED_STEPS = 3
 SMALL = {"model": "tiny", "micro_batch": 2, "steps": 2, "warmup_steps": 1}
@@ -62,7 +74,9 @@ class Comparison(Bench):
     def __init__(self, job: Job, args: argparse.Namespace) -> None:
         config = CONFIGS[args.model]
         self.peer = (
-            together(lambda: NanoGPT(args.peer, config, job, args.compile))
+            together(
+                lambda: NanoGPT(args.peer, config, job, args.compile, LR)
+            )
             if args.peer
             else None
         )
@@ -76,25 +90,26 @@ class Comparison(Bench):
             seed=SEED,
             nanogpt_model_sha256=self.peer.sha256 if self.peer else None,
         )
-        self.batches = Batches(
-            self.tokens,
-            self.config.sequence,
-            args.micro_batch,
-            1,
-            job.rank,
-            job.world_size,
-            SEED,
-        )
+        layout = Layout(dp=job.world_size, micro_batch=args.micro_batch)
+        self.groups, self.alone = make_groups(layout), alone(job)
+        self.dealt = self.batches(layout, SEED)
 
     def names(self) -> list[str]:
         """Return the contestants of a round, in order."""
         return [*OURS, *(PEERS if self.peer else ())]
 
-    def step(self, name: str) -> Step:
-        """Return a contestant's step, built anew (nanoGPT is kept)."""
+    def trainer(self, name: str) -> Trainer:
+        """Return a contestant's trainer, built anew (nanoGPT is kept)."""
         if name in PEERS:
-            return self.peer.step(name)
-        return ours(name, self.config, self.job, self.args.compile)
+            return NanoGPTTrainer(self.peer, name == "nanogpt-alone", CLIP)
+        way = OURS[name]
+        return our_trainer(
+            self.config,
+            self.job,
+            self.groups if way else self.alone,
+            self.args.compile,
+            way or "overlapped",
+        )
 
     def turn(self, name: str) -> tuple[float, float]:
         """Return this rank's median seconds a step and its peak GiB.
@@ -103,10 +118,7 @@ class Comparison(Bench):
         """
         if name == "single" and not self.job.first:
             return float("inf"), 0.0
-        step = self.step(name)
-        seconds, _ = self.timed(
-            lambda batches: step(*batches[0]).view(1), self.batches
-        )
+        seconds, _ = self.timed(self.trainer(name), self.dealt)
         return seconds, memory_gib(self.job.device)
 
     def round(self, number: int) -> None:
@@ -168,19 +180,18 @@ class Comparison(Bench):
 
     def trace(self, name: str, artifacts: Path) -> None:
         """Profile a few steps of a contestant on rank 0."""
-        step = self.step(name)
+        trainer = self.trainer(name)
         for number in range(self.args.warmup_steps):
-            (batch,) = self.batches.on(self.job.device, number)
-            step(*batch)
+            trainer.step(self.dealt.on(self.job.device, number), LR)
         torch.cuda.synchronize()
         dist.barrier()
         with profile(
             activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]
         ) as profiler:
             for number in range(TRACED_STEPS):
-                (batch,) = self.batches.on(self.job.device, number)
+                batches = self.dealt.on(self.job.device, number)
                 with record_function(f"ProfilerStep#{number}"):
-                    step(*batch)
+                    trainer.step(batches, LR)
             torch.cuda.synchronize()
         if self.job.first:
             with tempfile.TemporaryDirectory() as scratch:

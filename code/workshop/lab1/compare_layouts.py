@@ -8,26 +8,22 @@ of them alike.
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 
-from workshop.bench.bench import Bench, in_gib, settled
-from workshop.bench.contestants import forget
-from workshop.bench.layouts import (
+from workshop.bench.bench import SMALL, Bench, in_gib, settled
+from workshop.bench.contestants import (
     SEED,
-    SMALL,
     Contestant,
-    Trainer,
-    batches_of,
-    contestants,
+    forget,
+    one_strategy_each,
+    trainer_of,
 )
 from workshop.data.batches import Batches
 from workshop.errors import UserError
 from workshop.job.failures import joined
 from workshop.job.launch import Job, together
 from workshop.models.gpt import CONFIGS
-from workshop.parallel.release import release
 from workshop.training.report import memory_gib
 
 
@@ -69,40 +65,35 @@ class Comparison(Bench):
                 "one rank has nothing to share a model with: launch two or "
                 "more with torchrun --nproc-per-node"
             )
-        found = contestants(
+        every = one_strategy_each(
             world, args.micro_batch, args.piece, args.num_microbatches
         )
         if args.only is None:
-            return found
+            return every
         names = args.only.split(",")
-        known = [contestant.name for contestant in found]
+        known = [contestant.name for contestant in every]
         for name in names:
             if name not in known:
                 raise UserError(
                     f"--only {name} is no layout of {world} ranks: choose "
                     f"from {', '.join(known)}"
                 )
-        return [c for c in found if c.name in names]
+        return [c for c in every if c.name in names]
 
-    def batches(self, contestant: Contestant) -> Batches:
+    def batches_of(self, contestant: Contestant) -> Batches:
         """Return the batches of a layout."""
-        return batches_of(contestant, self.tokens, self.config, self.job)
+        return self.batches(contestant.layout, SEED, contestant.alone)
 
-    @contextmanager
-    def trainer(self, contestant: Contestant) -> Iterator[Trainer]:
-        """Build a layout's trainer, and let it be freed at the end."""
-        trainer = Trainer(
-            contestant, self.config, self.job, not self.args.small
+    def trainer(self, contestant: Contestant) -> closing:
+        """Build a layout's trainer, to be closed at the end."""
+        return closing(
+            trainer_of(contestant, self.config, self.job, not self.args.small)
         )
-        try:
-            yield trainer
-        finally:
-            release(trainer.strategy.chunks)
 
     def turn(self, contestant: Contestant) -> tuple[float, float]:
         """Return this rank's median seconds a step and its peak GiB."""
         with self.trainer(contestant) as trainer:
-            seconds, _ = self.timed(trainer.step, self.batches(contestant))
+            seconds, _ = self.timed(trainer, self.batches_of(contestant))
         return seconds, memory_gib(self.job.device)
 
     def round(self, number: int) -> None:
@@ -133,8 +124,8 @@ class Comparison(Bench):
         """Profile a few steps of a layout on every rank."""
         with self.trainer(contestant) as trainer:
             self.profile_steps(
-                trainer.step,
-                self.batches(contestant),
+                trainer,
+                self.batches_of(contestant),
                 artifacts / contestant.name,
                 layout=contestant.name,
             )

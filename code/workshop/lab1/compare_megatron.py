@@ -16,22 +16,17 @@ import argparse
 import os
 from pathlib import Path
 
-from workshop.bench.bench import Bench, in_gib, settled
-from workshop.bench.contestants import forget
-from workshop.bench.layouts import (
-    SEED,
-    SMALL,
-    Contestant,
-    batches_of,
-)
-from workshop.data.batches import Batches
+from workshop.bench.bench import SMALL, Bench, in_gib, settled
+from workshop.bench.contestants import SEED, Contestant, forget, named
+from workshop.bench.megatron import NAMES, ready
 from workshop.errors import UserError
 from workshop.job.failures import joined
 from workshop.job.launch import Job, together
+from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
-from workshop.peers.megatron.contestants import NAMES, named, ready
+from workshop.peers.megatron.available import require
 from workshop.peers.megatron.kernels import side_by_side
-from workshop.peers.megatron.options import require
+from workshop.training.fit import check_fit
 from workshop.training.report import memory_gib
 
 
@@ -91,30 +86,30 @@ class Comparison(Bench):
             names = f"dp{world}"
             if world > 1:
                 names += f",tp{world},tp{world}-sp,pp{world}"
-        found = []
+        chosen = []
         for name in names.split(","):
-            contestant = named(
-                name, args.micro_batch, args.piece, args.num_microbatches
-            )
-            dims = contestant.layout.dims(
-                world, CONFIGS[args.model], contestant.num_microbatches
-            )
-            if name.startswith("dp") and not name.startswith(f"dp{dims.dp}"):
-                raise UserError(
-                    f"{name} does not fit the ranks, world size {world}: "
-                    f"data parallel size {dims.dp} would"
+            try:
+                contestant = named(
+                    name, args.micro_batch, args.piece, args.num_microbatches
                 )
-            found.append(contestant)
-        return found
-
-    def batches(self, contestant: Contestant) -> Batches:
-        """Return the batches of a layout."""
-        return batches_of(contestant, self.tokens, self.config, self.job)
+                layout = contestant.layout
+                if layout.dp == 1:  # a name may leave the copies out
+                    layout = filled(layout, world)
+                layout.check_world(world)
+                check_fit(CONFIGS[args.model], layout)
+            except UserError as error:
+                raise UserError(
+                    f"{name}: {error} (choose others with --layouts)"
+                ) from None
+            chosen.append(Contestant(name, layout))
+        return chosen
 
     def turn(self, name: str, contestant: Contestant) -> tuple[float, ...]:
         """Return this rank's median seconds a step, peak GiB, last loss."""
-        with ready(name, contestant, self.config, self.job) as step:
-            seconds, values = self.timed(step, self.batches(contestant))
+        with ready(name, contestant, self.config, self.job) as trainer:
+            seconds, values = self.timed(
+                trainer, self.batches(contestant.layout, SEED)
+            )
         return seconds, memory_gib(self.job.device), values[0]
 
     def round(self, number: int) -> None:
@@ -154,10 +149,10 @@ class Comparison(Bench):
         """Profile a few steps of every contestant, and compare them."""
         folder = artifacts / contestant.name
         for name in self.names:
-            with ready(name, contestant, self.config, self.job) as step:
+            with ready(name, contestant, self.config, self.job) as trainer:
                 self.profile_steps(
-                    step,
-                    self.batches(contestant),
+                    trainer,
+                    self.batches(contestant.layout, SEED),
                     folder / name,
                     contestant=name,
                     layout=contestant.name,
@@ -166,6 +161,13 @@ class Comparison(Bench):
         if self.job.first:
             print(f"\nlayout {contestant.name}")
             print(side_by_side(folder, self.names), flush=True)
+
+
+def filled(layout: Layout, world_size: int) -> Layout:
+    """Return a layout with as many copies as the ranks have room for."""
+    sizes = layout.as_dict()
+    del sizes["dp"]
+    return Layout.for_world(world_size, **sizes)
 
 
 def main() -> None:

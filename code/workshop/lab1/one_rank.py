@@ -10,7 +10,7 @@ predicts the layout before anyone has its GPUs.
 
 import argparse
 import gc
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from statistics import median
 
@@ -18,12 +18,12 @@ import torch
 
 from workshop.bench.rank_alone import RankAlone, pretended
 from workshop.errors import UserError, one_sentence
-from workshop.estimate.layout import chunks_of, from_name
 from workshop.estimate.memory import rank_bytes, state_bytes
 from workshop.job.launch import fastest_attention
 from workshop.job.metrics import MetricsWriter, metrics_path
+from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS, GPTConfig
-from workshop.parallel.tensor.transform import check
+from workshop.training.fit import check_fit
 
 LAYOUTS = "dp1,dp2,tp2,tp2sp,pp2@4,pp2cut12@4"
 SMALL_LAYOUTS = "dp1,dp2,tp2,tp2sp,pp2,pp2cut1"
@@ -65,7 +65,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def layout_of(text: str, args: argparse.Namespace, config: GPTConfig) -> dict:
+def layout_of(
+    text: str, args: argparse.Namespace, config: GPTConfig
+) -> Layout:
     """Return the layout of a name such as tp2 or pp2cut12@4.
 
     Raises:
@@ -77,18 +79,18 @@ def layout_of(text: str, args: argparse.Namespace, config: GPTConfig) -> dict:
             f"{text} has no micro-batch after @: write {name}@8, or {name}"
         )
     try:
-        spread = from_name(
+        layout = Layout.from_name(
             name,
             config.layers,
             micro_batch=int(size) if at else args.micro_batch,
+            num_microbatches=args.num_microbatches,
         )
-        chunks_of(asdict(config), spread, 0)
-    except ValueError as error:
-        raise UserError(f"{error}: choose others with --layouts") from None
-    check(config, spread["tp"], spread["sequence_parallel"])
-    if spread["pp"] > 1:
-        spread["num_microbatches"] = args.num_microbatches
-    return spread
+        check_fit(config, layout)
+        if layout.virtual_stages > 1:
+            raise UserError(f"{text} has several chunks a rank, give it one")
+    except UserError as error:
+        raise UserError(f"{error} (choose others with --layouts)") from None
+    return layout if layout.pp > 1 else layout.replace(num_microbatches=1)
 
 
 class Bench:
@@ -121,39 +123,35 @@ class Bench:
 
     def round(self, number: int) -> None:
         """Let every stage of every layout take its turn."""
-        for name, spread in self.layouts.items():
-            for stage in range(spread["pp"]):
+        for name, layout in self.layouts.items():
+            for stage in range(layout.pp):
                 if (name, stage) in self.full:
                     continue
                 try:
-                    self.turn(name, spread, stage, number)
+                    self.turn(name, layout, stage, number)
                 except torch.OutOfMemoryError:
                     self.full.add((name, stage))
                 self.forget()
                 if (name, stage) in self.full:
-                    self.refuse(name, spread, stage)
+                    self.refuse(name, layout, stage)
 
-    def turn(self, name: str, spread: dict, stage: int, number: int) -> None:
+    def turn(
+        self, name: str, layout: Layout, stage: int, number: int
+    ) -> None:
         """Build a rank, measure it, write what it took."""
         labels = {
             "layout": name.partition("@")[0],
-            "micro_batch": spread["micro_batch"],
+            "micro_batch": layout.micro_batch,
             "stage": stage,
         }
         measure = self.writer.measure
-        with (
-            pretended(spread, stage) as groups,
-            closing(
-                RankAlone(
-                    self.config,
-                    spread,
-                    stage,
-                    groups,
-                    self.device,
-                    compiled=not self.args.small,
-                )
-            ) as rank,
-        ):
+        with pretended(layout, stage) as groups:
+            rank = RankAlone(
+                self.config,
+                groups,
+                self.device,
+                compiled=not self.args.small,
+            )
             for _ in range(self.args.warmup_steps):
                 rank.timed_step()
             steps = [rank.timed_step() for _ in range(self.args.steps)]
@@ -184,26 +182,26 @@ class Bench:
         self.writer.measure("peak_gib", peak, "GiB", **labels)
         predicted = rank_bytes(
             self.model,
-            rank.spread,
+            rank.layout,
             rank.stage,
             self.precision,
-            buckets=rank.spread["dp"] > 1,
+            buckets=rank.layout.dp > 1,
         )["total"]
         return (
             f" | peak {peak:6.2f} GiB, predicted {predicted / GIB:6.2f} GiB"
         )
 
-    def refuse(self, name: str, spread: dict, stage: int) -> None:
+    def refuse(self, name: str, layout: Layout, stage: int) -> None:
         """Write that a rank does not fit, and what it would need."""
-        need = rank_bytes(self.model, spread, stage, self.precision)["total"]
-        states = state_bytes(self.model, spread, stage, self.precision)
+        need = rank_bytes(self.model, layout, stage, self.precision)["total"]
+        states = state_bytes(self.model, layout, stage, self.precision)
         _, whole = torch.cuda.mem_get_info()
         self.writer.measure(
             "out_of_memory",
             1,
             "",
             layout=name.partition("@")[0],
-            micro_batch=spread["micro_batch"],
+            micro_batch=layout.micro_batch,
             stage=stage,
         )
         print(

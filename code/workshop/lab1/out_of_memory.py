@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 from workshop.errors import UserError, one_sentence
-from workshop.estimate.layout import layout
 from workshop.estimate.memory import fits, rank_bytes
 from workshop.job.metrics import MetricsWriter, metrics_path
+from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
 
 GIB = 2**30
@@ -108,7 +108,7 @@ def measure(
 ) -> bool:
     """Write what was estimated and what happened; return whether it fit."""
     model = asdict(CONFIGS[args.model])
-    here = layout(micro_batch=size)
+    here = Layout(micro_batch=size)
     options = {} if not args.small else {"precision": "float32"}
     options["compiled"] = not args.small
     parts = rank_bytes(model, here, **options)

@@ -27,33 +27,21 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from workshop.data.batches import Batches
-from workshop.data.corpus import Corpus, load_corpus
-from workshop.data.tokenizer import TrainedTokenizer, tokenizer_for
-from workshop.data.tokens import encoded
 from workshop.errors import UserError
-from workshop.estimate.flops import flops_per_token
-from workshop.estimate.hardware import peak_flops
 from workshop.groups import Groups, make_groups
 from workshop.job.failures import joined, memory_explained
 from workshop.job.launch import Job, together
 from workshop.job.metrics import MetricsWriter, metrics_path
-from workshop.job.tensorboard import ScalarWriter
-from workshop.lab1.pretrain_options import layout_of, parse
-from workshop.models.gpt import CONFIGS, GPT, num_parameters
+from workshop.lab1.pretrain_options import layout_of, parse, recipe_of
+from workshop.models.gpt import CONFIGS, seeded, size_of
 from workshop.parallel.random_streams import seed_streams
-from workshop.profiling import profile
-from workshop.training.hybrid import make_strategy
-from workshop.training.layout import Layout
-from workshop.training.loop import Options, train
-from workshop.training.optimizer import make_optimizer
+from workshop.training import fit
+from workshop.training.checkpoints import Checkpoints
+from workshop.training.layout_trainer import LayoutTrainer
+from workshop.training.loop import Options, Profiler, train
 from workshop.training.report import Reporter
-from workshop.training.state import TrainingState
-
-TINY_MIB = 1.0
+from workshop.training.text import Text, prepare
 
 
 def main() -> None:
@@ -63,176 +51,90 @@ def main() -> None:
 
 
 def run(job: Job, args: Namespace) -> None:
-    """Prepare data and model, resume if asked, and train."""
-    config, layout = CONFIGS[args.model], layout_of(args)
-    dims = together(
-        lambda: layout.dims(job.world_size, config, args.num_microbatches)
-    )
-    warning = layout.warning(dims)
+    """Prepare the text, and train where out of memory is one sentence."""
+    layout = together(lambda: layout_of(args, job.world_size))
+    warning = fit.warning(layout)
     if warning and job.first:
         print(warning, file=sys.stderr, flush=True)
-    with torch.device("meta"):
-        parameters = num_parameters(GPT(config))
-    data = prepare(job, args)
-    with memory_explained(parameters, dims.tp, dims.pp, job.device):
-        train_on(job, args, layout, make_groups(dims), parameters, data)
+    text = prepare(
+        job,
+        args.model,
+        args.corpus,
+        args.hf_dataset,
+        args.corpus_mib,
+        args.vocabulary,
+    )
+    parameters = size_of(CONFIGS[args.model])
+    with memory_explained(parameters, layout.tp, layout.pp, job.device):
+        train_on(job, args, make_groups(layout), text)
 
 
-def train_on(
-    job: Job,
-    args: Namespace,
-    layout: Layout,
-    groups: Groups,
-    parameters: int,
-    data: tuple[Corpus, TrainedTokenizer, tuple],
-) -> None:
-    """Build the model of `parameters` in its layout, and train it."""
-    corpus, trained, tokens = data
-    config, dims = CONFIGS[args.model], groups.dims
-    state = state_of(job, args, layout, groups, trained)
-    seed_streams(args.seed + 1, dims, groups.at, args.sequence_parallel)
-    start = state.resume() if args.resume else 0
+def train_on(job: Job, args: Namespace, groups: Groups, text: Text) -> None:
+    """Build the model in its layout, resume if asked, and train it."""
+    config, layout = CONFIGS[args.model], groups.layout
+    trainer = LayoutTrainer(
+        lambda: seeded(config, args.seed, job.device), groups, recipe_of(args)
+    )
+    seed_streams(args.seed + 1, layout, groups.at)
+    checkpoints = checkpoints_of(args, job, trainer, text)
+    start = checkpoints.resume() if args.resume else 0
     batches = [
         together(
-            lambda part=part: Batches(
-                part,
-                config.sequence,
-                args.micro_batch,
-                args.num_microbatches,
-                groups.at.dp,
-                dims.dp,
-                args.seed,
+            lambda tokens=tokens: Batches.of_layout(
+                tokens, config.sequence, layout, groups.at.dp, args.seed
             )
         )
-        for part in tokens
+        for tokens in (text.training, text.held_out)
     ]
-    path = metrics_path(args.metrics) if job.first else None
-    events = args.tensorboard if job.first else None
-    writer = together(
-        lambda: (
-            ScalarWriter(path, events, start)
-            if events
-            else MetricsWriter(path, start)
-        )
-    )
-    flops = flops_per_token(
-        parameters, config.layers, config.hidden, config.sequence
-    )
-    name = device_name(job)
-    profiler = together(lambda: profiler_of(args, job, writer, start))
-    reporter = Reporter(
+    writer = together(lambda: writer_of(args, job, start))
+    profiler, slow = together(lambda: profiler_of(args, job, writer, start))
+    reporter = Reporter.of_run(
         job,
         writer,
-        batches[0].global_batch * config.sequence,
-        flops,
-        peak_flops(name),
+        args.model,
+        layout,
         args.log_every,
-        start + args.warmup_steps + profiled_steps(args),
+        warmup_until=start + args.warmup_steps + slow,
     )
-    writer.meta(
-        **{k: v for k, v in vars(args).items() if k != "metrics"},
-        data_parallel_size=dims.dp,
-        parameters=parameters,
-        tokens_per_step=reporter.tokens_per_step,
-        flops_per_token=flops,
-        peak_flops=reporter.peak_flops,
-        device=name,
-        world_size=job.world_size,
-        corpus_sha256=corpus.sha256,
-        tokenizer_sha256=trained.sha256,
-        tokens_in_corpus=len(tokens[0]),
-    )
-    reporter.say(
-        f"{args.model}: {parameters:,} parameters on {job.world_size} × "
-        f"{name}, dp {dims.dp} × tp {dims.tp} × pp {dims.pp}, "
-        f"{reporter.tokens_per_step:,} tokens a step"
-    )
+    left_out = ("metrics", "model")
+    described = {k: v for k, v in vars(args).items() if k not in left_out}
+    reporter.begin(args.model, layout, text, **described)
     if args.resume:
         reporter.say(where_it_resumes(args, start))
-    train(
-        state,
-        *batches,
-        Options(
-            args.steps,
-            args.lr,
-            args.warmup,
-            args.clip,
-            args.bf16,
-            args.eval_every,
-            args.save_every,
-        ),
-        reporter,
-        profiler,
-        start,
+    options = Options(
+        args.steps, args.lr, args.warmup, args.eval_every, args.save_every
     )
+    train(trainer, *batches, options, reporter, checkpoints, profiler, start)
     reporter.memory_of_ranks()
     writer.close()
 
 
-def state_of(
-    job: Job,
-    args: Namespace,
-    layout: Layout,
-    groups: Groups,
-    trained: TrainedTokenizer,
-) -> TrainingState:
-    """Return the model, spread over the ranks, and its optimizer."""
-    config = CONFIGS[args.model]
-    torch.manual_seed(args.seed)
-    with torch.device(job.device):
-        module = GPT(config)
-    if args.bf16_weights:
-        module.bfloat16()
-    weights = str(next(module.parameters()).dtype)
-    strategy = make_strategy(
-        module,
-        layout,
-        groups,
-        args.micro_batch,
-        args.num_microbatches,
-        "inductor" if args.compile else None,
-    )
-    del module  # frees what other ranks hold, before the optimizer's states
-    return TrainingState(
-        strategy,
-        make_optimizer(nn.ModuleList(strategy.chunks), args.lr),
-        job,
-        layout,
-        Path(args.checkpoint) if args.checkpoint else None,
-        {
-            "name": args.model,
-            **dataclasses.asdict(config),
-            "weights": weights,
-            "tokenizer_sha256": trained.sha256,
-        },
-    )
+def checkpoints_of(
+    args: Namespace, job: Job, trainer: LayoutTrainer, text: Text
+) -> Checkpoints | None:
+    """Return where checkpoints go, and whose they are; None without."""
+    if not args.checkpoint:
+        return None
+    some = next(iter(trainer.parameters.values()))
+    described = {
+        "name": args.model,
+        **dataclasses.asdict(CONFIGS[args.model]),
+        "weights": str(some.dtype),
+        "tokenizer_sha256": text.tokenizer.sha256,
+    }
+    layout = trainer.groups.layout
+    folder = Path(args.checkpoint)
+    return Checkpoints(trainer, job, layout, folder, described)
 
 
-def prepare(
-    job: Job, args: Namespace
-) -> tuple[Corpus, TrainedTokenizer, tuple]:
-    """Return corpus, tokenizer and tokens; rank 0 makes what is missing.
+def writer_of(args: Namespace, job: Job, start: int) -> MetricsWriter:
+    """Return where rank 0 writes metrics, and events for TensorBoard."""
+    path = metrics_path(args.metrics) if job.first else None
+    if not (args.tensorboard and job.first):
+        return MetricsWriter(path, start)
+    from workshop.job.tensorboard import ScalarWriter
 
-    The other ranks come second and find it in the cache; those of another
-    node, where the cache is not shared, make it there.
-    """
-    mib = args.corpus_mib
-    if mib is None and args.model in ("tiny", "mini"):
-        mib = TINY_MIB
-
-    def make() -> tuple[Corpus, TrainedTokenizer, tuple]:
-        corpus = load_corpus(args.corpus, args.hf_dataset, mib)
-        trained = tokenizer_for(corpus, args.vocabulary, show=job.first)
-        if trained.vocabulary > CONFIGS[args.model].vocabulary:
-            raise UserError(
-                f"the tokenizer has {trained.vocabulary} entries and the "
-                f"model {args.model} room for "
-                f"{CONFIGS[args.model].vocabulary}: lower --vocabulary"
-            )
-        return corpus, trained, encoded(corpus, trained, show=job.first)
-
-    first = together(lambda: make() if job.first else None)
-    return together(lambda: first or make())
+    return ScalarWriter(path, args.tensorboard, start)
 
 
 def where_it_resumes(args: Namespace, start: int) -> str:
@@ -244,41 +146,34 @@ def where_it_resumes(args: Namespace, start: int) -> str:
     return f"resuming after step {start}"
 
 
-def device_name(job: Job) -> str:
-    """Return the GPU's name as the driver gives it, or cpu."""
-    if job.device.type == "cuda":
-        return torch.cuda.get_device_name(job.device)
-    return "cpu"
-
-
-def profiled_steps(args: Namespace) -> int:
-    """Return how many steps after the warmup a profiler slows down."""
-    if args.profile:
-        return profile.PROFILED
-    return profile.STEPS if args.trace else 0
-
-
 def profiler_of(
     args: Namespace, job: Job, writer: MetricsWriter, start: int
-) -> profile.StepTrace | profile.RankProfile | None:
-    """Return this rank's profiler: `--trace` has one on rank 0 alone.
+) -> tuple[Profiler | None, int]:
+    """Return this rank's profiler, and how many steps it slows down.
 
-    Raises `UserError` when the run is too short for it.
+    `--trace` has one on rank 0 alone, and without either flag there is none.
+
+    Raises:
+        UserError: the run is too short for it.
     """
-    steps = profiled_steps(args)
-    if not steps:
-        return None
+    if not (args.profile or args.trace):
+        return None, 0
+    from workshop.profiling import profile
+
+    slow = profile.PROFILED if args.profile else profile.STEPS
     after = start + args.warmup_steps
-    if args.steps < after + steps:
+    if args.steps < after + slow:
         flag = "--profile" if args.profile else "--trace"
         raise UserError(
-            f"{flag} records {steps} steps after step {after} and --steps "
-            f"is {args.steps}: give {after + steps} or more"
+            f"{flag} records {slow} steps after step {after} and --steps "
+            f"is {args.steps}: give {after + slow} or more"
         )
     folder = os.environ.get("WORKSHOP_ARTIFACTS", ".")
     if args.profile:
-        return profile.RankProfile(folder, job, start, after, writer)
-    return profile.StepTrace(folder, after, writer) if job.first else None
+        return profile.RankProfile(folder, job, start, after, writer), slow
+    if job.first:
+        return profile.StepTrace(folder, after, writer), slow
+    return None, slow
 
 
 if __name__ == "__main__":

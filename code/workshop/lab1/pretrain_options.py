@@ -4,14 +4,18 @@ import argparse
 from typing import NoReturn
 
 from workshop.errors import UserError
+from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
 from workshop.parallel.data.ways import WAYS
-from workshop.parallel.pipeline.schedule import NAMES
-from workshop.profiling.profile import PROFILED, STEPS
-from workshop.training.layout import Layout
+from workshop.schedules import SCHEDULES
+from workshop.training.fit import check_fit
+from workshop.training.text import (
+    TOKENIZER,
+    TOKENIZER_OF_TINY,
+    default_vocabulary,
+)
+from workshop.training.trainer import Recipe
 
-TOKENIZER_OF_TINY = 1024
-TOKENIZER = 16384
 # Brown et al. 2020 (arXiv:2005.14165), table 2.1, for the larger sizes.
 PEAK_LR = {
     "tiny": 3e-3,
@@ -67,7 +71,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default=1,
         help="stages that the layers are cut into",
     )
-    add("--schedule", choices=NAMES, default="1f1b", help="of a pipeline")
+    add("--schedule", choices=SCHEDULES, default="1f1b", help="of a pipeline")
     add(
         "--virtual-stages",
         type=int,
@@ -141,13 +145,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     profiler.add_argument(
         "--trace",
         action="store_true",
-        help=f"trace {STEPS} steps of rank 0 after the warmup, into "
+        help="trace a few steps of rank 0 after the warmup, into "
         "$WORKSHOP_ARTIFACTS/trace.json.gz",
     )
     profiler.add_argument(
         "--profile",
         action="store_true",
-        help=f"profile {PROFILED} steps of every rank after the warmup, into "
+        help="profile a few steps of every rank after the warmup, into "
         "$WORKSHOP_ARTIFACTS/profile.txt and traces beside it",
     )
     args = parser.parse_args(argv)
@@ -159,22 +163,35 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def default_vocabulary(model: str) -> int:
-    """Return the tokenizer's entries for one of `CONFIGS`."""
-    small = CONFIGS[model].vocabulary <= TOKENIZER_OF_TINY
-    return TOKENIZER_OF_TINY if small else TOKENIZER
+def layout_of(args: argparse.Namespace, world_size: int) -> Layout:
+    """Return the layout that the arguments ask for, over `world_size` ranks.
+
+    Raises:
+        UserError: the world, the model or the micro-batches do not fit.
+    """
+    layout = Layout.for_world(
+        world_size,
+        tp=args.tensor_parallel_size,
+        pp=args.pipeline_parallel_size,
+        sequence_parallel=args.sequence_parallel,
+        schedule=args.schedule,
+        virtual_stages=args.virtual_stages,
+        micro_batch=args.micro_batch,
+        num_microbatches=args.num_microbatches,
+    )
+    check_fit(CONFIGS[args.model], layout, args.data_parallel)
+    return layout
 
 
-def layout_of(args: argparse.Namespace) -> Layout:
-    """Return the layout that the arguments ask for."""
-    return Layout(
-        args.tensor_parallel_size,
-        args.pipeline_parallel_size,
-        args.sequence_parallel,
-        args.schedule,
-        args.virtual_stages,
-        args.data_parallel,
-        args.bucket_mib,
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """Return how a step computes, as the arguments ask for."""
+    precision = "bf16" if args.bf16 else "float32"
+    return Recipe(
+        precision="bf16-weights" if args.bf16_weights else precision,
+        clip=args.clip,
+        data_parallel=args.data_parallel,
+        bucket_mib=args.bucket_mib,
+        backend="inductor" if args.compile else None,
     )
 
 

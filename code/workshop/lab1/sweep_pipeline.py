@@ -14,17 +14,23 @@ from pathlib import Path
 import torch
 
 from workshop.bench.bench import Bench, in_gib, settled
-from workshop.bench.contestants import forget
-from workshop.bench.layouts import SEED, Contestant, Trainer
-from workshop.data.batches import Batches
+from workshop.bench.contestants import (
+    LR,
+    SEED,
+    Contestant,
+    forget,
+    trainer_of,
+)
 from workshop.errors import UserError
 from workshop.estimate.pipeline import bubble_over_total
 from workshop.job.failures import joined
 from workshop.job.launch import Job, together
+from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
+from workshop.parallel.pipeline.executor import Pipeline
+from workshop.parallel.pipeline.schedule import make_schedule
 from workshop.parallel.pipeline.timeline import Timeline
-from workshop.training.hybrid import Pipelined
-from workshop.training.layout import Layout
+from workshop.training.layout_trainer import LayoutTrainer
 from workshop.training.report import memory_gib
 
 NUMBERS = (1, 2, 4, 8, 16, 32)
@@ -86,38 +92,48 @@ class Sweep(Bench):
         p = self.job.world_size
         for v in (1, CHUNKS):
             first = "1f1b" if v == 1 else "interleaved"
-            layout = Layout(pipeline=p, schedule=first, virtual_stages=v)
-            contestant = Contestant(
-                f"pp{p}", layout, self.args.micro_batch, p
+            layout = Layout(
+                pp=p,
+                schedule=first,
+                virtual_stages=v,
+                micro_batch=self.args.micro_batch,
+                num_microbatches=p,
             )
-            trainer = Trainer(
-                contestant, self.config, self.job, not self.args.small
+            trainer = trainer_of(
+                Contestant(layout.name, layout),
+                self.config,
+                self.job,
+                not self.args.small,
             )
             chosen = [x for x in settings(p) if MODES[x[0]] == v]
             for number in range(self.args.rounds):
                 for schedule, m in chosen:
                     self.turn(trainer, schedule, m, number)
+            trainer.close()
             del trainer
             forget()
 
     def turn(
-        self, trainer: Trainer, schedule: str, m: int, number: int
+        self, trainer: LayoutTrainer, schedule: str, m: int, number: int
     ) -> None:
         """Time a few steps of one setting, then read one step's trace."""
-        device, args = self.job.device, self.args
-        batches = Batches(
-            self.tokens, self.config.sequence, args.micro_batch, m, 0, 1, SEED
+        device, layout = self.job.device, trainer.groups.layout
+        pipeline: Pipeline = trainer.runner
+        pipeline.reorder(
+            make_schedule(schedule, layout.pp, m, layout.virtual_stages)
+        )
+        batches = self.batches(
+            layout.replace(schedule=schedule, num_microbatches=m), SEED
         )
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        trainer.reorder(schedule, m, align=False)
-        seconds, _ = self.timed(trainer.step, batches)
-        trainer.reorder(schedule, m, align=True)
-        trainer.step(batches.on(device, 0))
-        trainer.step(batches.on(device, 1))
-        strategy = trainer.strategy
-        assert isinstance(strategy, Pipelined)
-        mine = seconds, memory_gib(device), strategy.pipeline.trace_times()
+        pipeline.align = False
+        seconds, _ = self.timed(trainer, batches)
+        # The ranks wait for each other before a step that is drawn.
+        pipeline.align = True
+        for step in range(2):
+            trainer.step(batches.on(device, step), LR)
+        mine = seconds, memory_gib(device), pipeline.trace_times()
         self.write(schedule, m, number, self.everyone(mine))
 
     def write(

@@ -192,6 +192,19 @@ class GPT(nn.Module):
         return self.head(x, self.embedding.token.weight, targets)
 
 
+def seeded(config: GPTConfig, seed: int, device: torch.device) -> GPT:
+    """Return a model on a device, the same on every rank for a seed."""
+    torch.manual_seed(seed)
+    with torch.device(device):
+        return GPT(config)
+
+
+def size_of(config: GPTConfig) -> int:
+    """Return a model's parameters without making it, a tied one once."""
+    with torch.device("meta"):
+        return num_parameters(GPT(config))
+
+
 def num_parameters(model: nn.Module) -> int:
     """Count parameters, a tied one once."""
     return sum(parameter.numel() for parameter in model.parameters())

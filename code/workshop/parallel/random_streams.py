@@ -15,26 +15,23 @@ checkpoint holds for every rank.
 
 import torch
 
-from workshop.groups import Coordinate, ParallelDims
+from workshop.layout import Coordinate, Layout
 
 
-def stream(
-    dims: ParallelDims, at: Coordinate, sequence_parallel: bool
-) -> int:
+def stream(layout: Layout, at: Coordinate) -> int:
     """Return the number of the stream that the rank at `at` draws from.
 
     Data parallel ranks and pipeline stages never share one. Tensor parallel
     ranks do, unless sequence parallelism gives them different tokens.
     """
-    return dims.rank(at if sequence_parallel else at._replace(tp=0))
+    tp = at.tp if layout.sequence_parallel else 0
+    return layout.rank(pp=at.pp, dp=at.dp, tp=tp)
 
 
-def seed_streams(
-    seed: int, dims: ParallelDims, at: Coordinate, sequence_parallel: bool
-) -> None:
+def seed_streams(seed: int, layout: Layout, at: Coordinate) -> None:
     """Start the rank's stream, on the CPU and on CUDA.
 
     Call it on every rank after the model is initialised, with the `seed` of
     the run.
     """
-    torch.manual_seed(seed + stream(dims, at, sequence_parallel))
+    torch.manual_seed(seed + stream(layout, at))

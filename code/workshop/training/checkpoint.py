@@ -20,7 +20,7 @@ import torch
 
 from workshop.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 STATE = "state.pt"
 MANIFEST = "manifest.json"
 

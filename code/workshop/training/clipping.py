@@ -4,52 +4,52 @@ Pascanu et al. 2013 (arXiv:1211.5063), section 3.2: a gradient whose norm
 exceeds a limit is scaled down to it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 
 from workshop import collectives
+from workshop.groups import Groups
+from workshop.parallel.placement import Placement, placed
 from workshop.training.master_adamw import MasterAdamW
 
 EPSILON = 1e-6
 
 
 def global_norm(
-    parameters: Iterable[nn.Parameter],
-    tp: ProcessGroup | None = None,
-    pp: ProcessGroup | None = None,
+    parameters: Mapping[str, nn.Parameter],
+    placement: Mapping[str, Placement],
+    groups: Groups,
 ) -> Tensor:
-    """Return the L2 norm of all gradients together, a scalar tensor.
+    """Return the L2 norm of the dense model's whole gradient, a scalar.
 
     It stays on the device: reading it would make the host wait for the
     backward pass.  Parameters without a gradient are left out.
 
-    Where ranks share one model, `tp` and `pp` are their tensor and pipeline
-    parallel groups, and every rank gets the dense model's norm: squares are
-    added up over them, each element counted once.  `tensor_sharded`
-    parameters count on every rank of `tp` and the others, of which each has
-    a copy, on its first; the `tied_copy` of an embedding never does.
+    `parameters` are this rank's by name.  Where ranks share one model,
+    squares are added up over the tensor and pipeline parallel groups, each
+    element where its placement says that it counts.
+
+    Raises:
+        KeyError: a parameter has no placement.
     """
-    parameters = list(parameters)
-    sizes = [1 if group is None else group.size() for group in (tp, pp)]
-    if sizes == [1, 1]:
-        return local_norm(parameters)
-    first = sizes[0] == 1 or tp.rank() == 0
-    square = local_norm(
-        p
-        for p in parameters
-        if not getattr(p, "tied_copy", False)
-        and (first or getattr(p, "tensor_sharded", False))
-    )
-    if square is None:
-        dtype = parameters[0].dtype
-        dtype = torch.float32 if dtype.itemsize < 4 else dtype
-        square = torch.zeros((), dtype=dtype, device=parameters[0].device)
-    square = square.square()
-    for group, size in zip((tp, pp), sizes, strict=True):
+    layout = groups.layout
+    counted = [
+        parameter
+        for name, parameter in parameters.items()
+        if placed(placement, name).counts_at(groups.at)
+    ]
+    norm = local_norm(counted)
+    if norm is None:
+        some = next(iter(parameters.values()))
+        dtype = torch.promote_types(some.dtype, torch.float32)
+        norm = torch.zeros((), dtype=dtype, device=some.device)
+    if layout.model_size == 1:
+        return norm
+    square = norm.square()
+    for group, size in ((groups.tp, layout.tp), (groups.pp, layout.pp)):
         if size > 1:
             collectives.all_reduce(square, group)
     return square.sqrt()

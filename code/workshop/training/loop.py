@@ -6,50 +6,56 @@ the time of step n - 1.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from workshop.data.batches import Batches
 from workshop.job.clock import Mark, StepClock
-from workshop.profiling.profile import RankProfile, StepTrace
+from workshop.training.checkpoints import Checkpoints
 from workshop.training.evaluate import held_out_loss
 from workshop.training.report import Reporter
 from workshop.training.schedule import learning_rate
-from workshop.training.state import TrainingState
-from workshop.training.step import training_step
+from workshop.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a run does in each step, and how often it does the rest.
+    """How long a run is, and how often it does more than a step.
 
-    `lr` is the peak of the schedule and `lr_warmup` its rising steps;
-    `clip` limits the gradient's norm (0: never).  `eval_every` and
-    `save_every` count steps, and 0 means only at the end (for the
-    evaluation: not at all).
+    `lr` is the peak of the schedule and `lr_warmup` its rising steps.
+    `eval_every` and `save_every` count steps, and 0 means only at the end
+    (for the evaluation: not at all).
     """
 
     steps: int
     lr: float
     lr_warmup: int = 0
-    clip: float = 1.0
-    bf16: bool = False
     eval_every: int = 0
     save_every: int = 0
 
 
+class Profiler(Protocol):
+    """What a run can be watched by: `workshop.profiling` has it."""
+
+    def at(self, step: int) -> bool:
+        """Note that `step` has been queued; return whether time was lost."""
+
+
 def train(
-    state: TrainingState,
+    trainer: Trainer,
     training: Batches,
     held_out: Batches,
     options: Options,
     reporter: Reporter,
-    profiler: StepTrace | RankProfile | None = None,
+    checkpoints: Checkpoints | None = None,
+    profiler: Profiler | None = None,
     start: int = 0,
 ) -> None:
     """Train from step `start` to `options.steps`.
 
-    Step n of the log is the n-th update.
+    Step n of the log is the n-th update.  Without `checkpoints` none are
+    made.
     """
-    device = state.job.device
+    device = reporter.job.device
     batches = training.on(device, start)
     unread: Mark | None = None
     if profiler is not None:
@@ -59,16 +65,7 @@ def train(
         rate = learning_rate(
             step - 1, options.lr, options.lr_warmup, options.steps
         )
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        values = training_step(
-            state.strategy,
-            state.optimizer,
-            batches,
-            options.clip,
-            options.bf16,
-        )
-        mark = clock.mark(step, values)
+        mark = clock.mark(step, trainer.step(batches, rate))
         last = step == options.steps
         if not last:
             batches = training.on(device, step)
@@ -79,18 +76,16 @@ def train(
         evaluates = options.eval_every and (
             last or step % options.eval_every == 0
         )
-        saves = state.folder is not None and (
+        saves = checkpoints is not None and (
             last or (options.save_every and step % options.save_every == 0)
         )
         if last or evaluates or saves or pause:
             reporter.step(unread)
             unread = None
         if evaluates:
-            loss = held_out_loss(
-                state.strategy, held_out, device, options.bf16
-            )
+            loss = held_out_loss(trainer, held_out, device)
             reporter.held_out(step, loss)
         if saves:
-            state.save(step)
+            checkpoints.save(step)
         if evaluates or saves or pause:
             clock.restart()

@@ -6,9 +6,14 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from workshop.estimate.flops import flops_per_token
+from workshop.estimate.hardware import peak_flops
 from workshop.job.clock import Mark
 from workshop.job.launch import Job
 from workshop.job.metrics import MetricsWriter, format_step
+from workshop.layout import Layout
+from workshop.models.gpt import CONFIGS, size_of
+from workshop.training.text import Text
 
 
 @dataclass
@@ -28,6 +33,57 @@ class Reporter:
     peak_flops: float | None
     log_every: int
     warmup_until: int
+
+    @classmethod
+    def of_run(
+        cls,
+        job: Job,
+        writer: MetricsWriter,
+        model: str,
+        layout: Layout,
+        log_every: int,
+        warmup_until: int,
+    ) -> "Reporter":
+        """Return the reporter of one of `CONFIGS` in a layout."""
+        config = CONFIGS[model]
+        flops = flops_per_token(
+            size_of(config), config.layers, config.hidden, config.sequence
+        )
+        return cls(
+            job,
+            writer,
+            layout.sequences * config.sequence,
+            flops,
+            peak_flops(job.device_name),
+            log_every,
+            warmup_until,
+        )
+
+    def begin(
+        self, model: str, layout: Layout, text: Text, **described: object
+    ) -> None:
+        """Write what describes the run, and its first line.
+
+        `described` is what else the record says, arguments above all.
+        """
+        parameters = size_of(CONFIGS[model])
+        self.writer.meta(
+            **described,
+            model=model,
+            data_parallel_size=layout.dp,
+            parameters=parameters,
+            tokens_per_step=self.tokens_per_step,
+            flops_per_token=self.flops_per_token,
+            peak_flops=self.peak_flops,
+            device=self.job.device_name,
+            world_size=self.job.world_size,
+            **text.described(),
+        )
+        self.say(
+            f"{model}: {parameters:,} parameters on {self.job.world_size} × "
+            f"{self.job.device_name}, dp {layout.dp} × tp {layout.tp} × pp "
+            f"{layout.pp}, {self.tokens_per_step:,} tokens a step"
+        )
 
     def step(self, mark: Mark) -> None:
         """Read a mark and report it."""

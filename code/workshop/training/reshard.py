@@ -5,18 +5,17 @@ weights, and per parameter what the optimizer remembers. So it says nothing
 of the ranks that wrote it, and any layout can take its part of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from workshop.errors import UserError
-from workshop.groups import Coordinate, Groups
-from workshop.parallel.tensor import transform as tensor_parallel
-from workshop.training.hybrid import Strategy
+from workshop.groups import Groups
+from workshop.parallel.placement import COPY, Placement, Shard, placed
 
 WEIGHT = "weight"
 
@@ -28,10 +27,14 @@ class Label(NamedTuple):
     kind: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    over_tp: str | Shard
 
 
 def gather(
-    strategy: Strategy, optimizer: Optimizer, vocabulary: int
+    parameters: Mapping[str, nn.Parameter],
+    placement: Mapping[str, Placement],
+    groups: Groups,
+    optimizer: Optimizer,
 ) -> dict[str, Any] | None:
     """Return the dense state on rank 0, on the CPU, and None elsewhere.
 
@@ -39,24 +42,32 @@ def gather(
     send theirs, tensor by tensor: no rank holds more than its own part and
     the one tensor that travels, and rank 0 the whole.
 
+    Args:
+        parameters: this rank's, by their dense names.
+        placement: of each of them.
+        groups: of the layout.
+        optimizer: of these parameters.
+
     Returns:
         `model`: name -> tensor; `optimizer`: `state`, name -> kind ->
         tensor, and `groups`, the options of each parameter group.
     """
-    groups = strategy.groups
-    mine = list(_tensors(strategy, optimizer)) if groups.at.dp == 0 else []
+    layout = groups.layout
+    mine = []
+    if groups.at.dp == 0:
+        mine = list(_tensors(parameters, placement, optimizer))
     labels = [label for label, _ in mine]
-    everyone: list[list[Label]] = [[] for _ in range(groups.dims.world_size)]
+    everyone: list[list[Label]] = [[] for _ in range(layout.world_size)]
     dist.all_gather_object(everyone, labels)
     if dist.get_rank() > 0:
         for _, tensor in mine:
             dist.send(_bytes(tensor), 0)
         return None
     state: dict[str, dict[str, Tensor]] = {}
-    for stage in range(groups.dims.pp):
+    for stage in range(layout.pp):
         owners = [
-            groups.dims.rank(Coordinate(stage, 0, shard))
-            for shard in range(groups.dims.tp)
+            layout.rank(pp=stage, dp=0, tp=shard)
+            for shard in range(layout.tp)
         ]
         for i, label in enumerate(everyone[owners[0]]):
             shards = [
@@ -64,7 +75,7 @@ def gather(
                 for rank in owners
             ]
             state.setdefault(label.name, {})[label.kind] = _dense(
-                label.name, shards, vocabulary
+                label.over_tp, shards
             )
     return {
         "model": {name: of.pop(WEIGHT) for name, of in state.items()},
@@ -79,23 +90,28 @@ def gather(
 
 
 def scatter(
-    state: dict[str, Any], strategy: Strategy, optimizer: Optimizer
+    state: dict[str, Any],
+    parameters: Mapping[str, nn.Parameter],
+    placement: Mapping[str, Placement],
+    groups: Groups,
+    optimizer: Optimizer,
 ) -> None:
     """Load this rank's part of a dense state, weights and optimizer.
 
-    Every rank has the whole `state`, as `gather` returned it, on its CPU.
+    Every rank has the whole `state`, as `gather` returned it, on its CPU;
+    the other arguments are those of `gather`.
 
     Raises:
         UserError: a parameter is missing in it or has another shape.
     """
-    groups = strategy.groups
     numbers, remembered = {}, {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             numbers[parameter] = len(numbers)
     with torch.no_grad():
-        for name, parameter in strategy.named_parameters():
-            part = _part(name, state["model"].get(name), groups)
+        for name, parameter in parameters.items():
+            over_tp = placed(placement, name).tp
+            part = _part(over_tp, state["model"].get(name), groups)
             if part is None or part.shape != parameter.shape:
                 found = "missing" if part is None else tuple(part.shape)
                 raise UserError(
@@ -107,7 +123,7 @@ def scatter(
             if parameter in numbers:
                 # Cloned: a part may be a view of the file.
                 remembered[numbers[parameter]] = {
-                    kind: _part(name, tensor, groups).clone()
+                    kind: _part(over_tp, tensor, groups).clone()
                     for kind, tensor in state["optimizer"]["state"]
                     .get(name, {})
                     .items()
@@ -129,20 +145,21 @@ def scatter(
 
 
 def _tensors(
-    strategy: Strategy, optimizer: Optimizer
+    parameters: Mapping[str, nn.Parameter],
+    placement: Mapping[str, Placement],
+    optimizer: Optimizer,
 ) -> Iterator[tuple[Label, Tensor]]:
     """Yield what this rank has to save; another saves a tied copy."""
-    for name, parameter in strategy.named_parameters():
-        if getattr(parameter, "tied_copy", False):
+    for name, parameter in parameters.items():
+        lies = placed(placement, name)
+        if lies.pp == COPY:
             continue
         kept = optimizer.state.get(parameter, {})
         for kind, value in {WEIGHT: parameter, **kept}.items():
             if isinstance(value, Tensor):
                 tensor = value.detach()
-                yield (
-                    Label(name, kind, (*tensor.shape,), tensor.dtype),
-                    tensor,
-                )
+                shape = (*tensor.shape,)
+                yield Label(name, kind, shape, tensor.dtype, lies.tp), tensor
 
 
 def _bytes(tensor: Tensor) -> Tensor:
@@ -156,19 +173,17 @@ def _received(label: Label, rank: int) -> Tensor:
     return tensor
 
 
-def _dense(name: str, shards: list[Tensor], vocabulary: int) -> Tensor:
+def _dense(over_tp: str | Shard, shards: list[Tensor]) -> Tensor:
     """Put the shards of one tensor together; a number has none."""
     if len(shards) == 1 or shards[0].dim() == 0:
         return shards[0]
-    return tensor_parallel.unshard_tensor(
-        name, shards, tensor_parallel.PLAN, vocabulary
-    )
+    return over_tp.whole(shards) if isinstance(over_tp, Shard) else shards[0]
 
 
-def _part(name: str, dense: Tensor | None, groups: Groups) -> Tensor | None:
+def _part(
+    over_tp: str | Shard, dense: Tensor | None, groups: Groups
+) -> Tensor | None:
     """Cut this rank's part out of one tensor."""
-    if dense is None or dense.dim() == 0 or groups.dims.tp == 1:
+    if dense is None or dense.dim() == 0 or not isinstance(over_tp, Shard):
         return dense
-    return tensor_parallel.shard_tensor(
-        name, dense, tensor_parallel.PLAN, groups.at.tp, groups.dims.tp
-    )
+    return over_tp.part(dense, groups.at.tp, groups.layout.tp)

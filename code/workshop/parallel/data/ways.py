@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from workshop.parallel.data.naive import NaiveDataParallel
 from workshop.parallel.data.overlapped import OverlappedDataParallel
 
-WAYS = ("naive", "overlapped", "ddp")
+WAYS = ("naive", "overlapped", "overlapped-collective", "ddp")
 
 
 class OneRank(nn.Module):
@@ -54,15 +54,19 @@ def data_parallel(
     """Wrap `model`, which is on `device`, in one of `WAYS`.
 
     `group` has the ranks whose gradients are averaged.  `bucket_mib` is the
-    size of a bucket in MiB; `naive` has none.  With one rank every way is
+    size of a bucket in MiB; `naive` has none.  `overlapped` takes copy
+    engines where they are available, `overlapped-collective` never does.  With one rank every way is
     `OneRank`.
     """
     if group.size() == 1:
         return OneRank(model)
     if way == "naive":
         return NaiveDataParallel(model, group)
-    if way == "overlapped":
-        return OverlappedDataParallel(model, group, bucket_mib=bucket_mib)
+    if way != "ddp":
+        transport = "auto" if way == "overlapped" else "collective"
+        return OverlappedDataParallel(
+            model, group, bucket_mib=bucket_mib, transport=transport
+        )
     return TorchDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from workshop.errors import UserError
+from workshop.schedules import check_schedule
 
 FORWARD, BACKWARD = "F", "B"
-NAMES = ("gpipe", "1f1b", "interleaved")
 
 
 class Operation(NamedTuple):
@@ -111,7 +111,7 @@ def _alternate(
 
 
 def make_schedule(name: str, p: int, m: int, v: int = 1) -> Schedule:
-    """Return the schedule called `name`, one of `NAMES`.
+    """Return the schedule called `name`, one of `SCHEDULES`.
 
     Args:
         name: `gpipe`, `1f1b` or `interleaved`.
@@ -124,11 +124,6 @@ def make_schedule(name: str, p: int, m: int, v: int = 1) -> Schedule:
             with the schedule, or `m` is not a multiple of `p` where
             interleaving needs it.
     """
-    if name not in NAMES:
-        raise UserError(
-            f"there is no pipeline schedule {name!r}: "
-            f"choose one of {', '.join(NAMES)}"
-        )
     for what, number in (
         ("pipeline parallel size", p),
         ("num_microbatches", m),
@@ -138,25 +133,9 @@ def make_schedule(name: str, p: int, m: int, v: int = 1) -> Schedule:
             raise UserError(
                 f"a {what} of {number} is too few: give 1 or more"
             )
+    check_schedule(name, p, m, v)
     if name != "interleaved":
-        if v > 1:
-            raise UserError(
-                f"the {name} schedule has one chunk of layers a rank and "
-                f"{v} virtual stages were asked for: choose interleaved, or "
-                "1 virtual stage"
-            )
         return gpipe(p, m) if name == "gpipe" else one_f_one_b(p, m)
-    if v < 2 or p < 2:
-        raise UserError(
-            f"the interleaved schedule needs 2 or more virtual stages on 2 "
-            f"or more ranks and got {v} on {p}: raise them, or choose 1f1b"
-        )
-    if m % p:
-        raise UserError(
-            f"{m} micro-batches are not a multiple of the {p} pipeline "
-            "stages, and the interleaved schedule takes them in groups of "
-            f"{p}: give {-(-m // p) * p} micro-batches, or choose 1f1b"
-        )
     return interleaved(p, m, v)
 
 

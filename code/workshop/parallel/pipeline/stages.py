@@ -5,13 +5,15 @@ worth about two layers of GPT 1.3B: with 12 layers on each of two ranks the
 second has 7 % more than its share, with 13 and 11 both have the same.
 """
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from workshop.errors import UserError
+from workshop.estimate.cut import shares_of
 from workshop.estimate.flops import matmul_flops_per_token
-from workshop.estimate.layout import shares_of
 from workshop.models.gpt import GPT, GPTConfig
 
 
@@ -64,10 +66,29 @@ def cut(
     blocks = shares_of(
         config.layers, stages, costs or predicted_costs(config), ranks
     )
-    ends = [sum(blocks[: stage + 1]) for stage in range(stages)]
+    return ranges_of(blocks)
+
+
+def cut_by_hand(config: GPTConfig, layers: Sequence[int]) -> list[range]:
+    """Return the blocks of each stage, so many `layers` each.
+
+    Raises:
+        UserError: all of them together are not the model's.
+    """
+    if sum(layers) != config.layers:
+        raise UserError(
+            f"a cut into {list(layers)} has {sum(layers)} layers and the "
+            f"model {config.layers}: give each of its layers to one stage"
+        )
+    return ranges_of(layers)
+
+
+def ranges_of(lengths: Sequence[int]) -> list[range]:
+    """Return ranges of these lengths, one behind the other from 0."""
+    ends = list(accumulate(lengths))
     return [
         range(end - length, end)
-        for end, length in zip(ends, blocks, strict=True)
+        for end, length in zip(ends, lengths, strict=True)
     ]
 
 
@@ -81,9 +102,9 @@ class Stage(nn.Module):
         last: whether it has the head.
 
     Parameters keep their names in the dense model. The last stage, where it
-    is not the first too, has a copy of the tied token embedding with
-    `tied_copy = True`, so `embedding.token.weight` exists twice in a
-    pipeline: `Pipeline.finish_gradients` keeps both equal.
+    is not the first too, has a copy of the tied token embedding, so
+    `embedding.token.weight` exists twice in a pipeline:
+    `Pipeline.finish_gradients` keeps both equal.
     """
 
     def __init__(
@@ -101,6 +122,13 @@ class Stage(nn.Module):
         )
         if last:
             self.head = model.head
+
+    @property
+    def copies(self) -> tuple[str, ...]:
+        """The parameters of which another stage has the original."""
+        if self.first or not self.last:
+            return ()
+        return ("embedding.token.weight",)
 
     @property
     def tied(self) -> nn.Parameter | None:
@@ -132,7 +160,6 @@ class TiedCopy(nn.Module):
         weight = token.weight.detach().clone()
         self.token = nn.Embedding(*weight.shape, _weight=weight)
         self.token.weight.requires_grad_(token.weight.requires_grad)
-        self.token.weight.tied_copy = True
 
 
 def make_stages(
@@ -142,6 +169,7 @@ def make_stages(
     p: int,
     v: int = 1,
     costs: Costs | None = None,
+    layers: Sequence[int] | None = None,
 ) -> list[Stage]:
     """Return the chunks of a rank: stages rank, rank + p, rank + 2p...
 
@@ -154,11 +182,16 @@ def make_stages(
         p: pipeline parallel size.
         v: chunks a rank.
         costs: as `cut` takes them.
+        layers: of each stage, cut by hand; None balances them.
 
     Raises:
-        UserError: there are more stages than layers.
+        UserError: there are more stages than layers, or `layers` are not
+            those of the model.
     """
-    ranges = cut(config, p * v, costs, ranks=p)
+    if layers is None:
+        ranges = cut(config, p * v, costs, ranks=p)
+    else:
+        ranges = cut_by_hand(config, layers)
     return [
         Stage(model, ranges[stage], stage == 0, stage == p * v - 1)
         for stage in range(rank, p * v, p)

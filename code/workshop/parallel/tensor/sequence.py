@@ -7,6 +7,8 @@ memory. Their parameters are still replicated, and each rank sees the
 gradient of its own tokens alone: `finish_gradients` adds those up.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
@@ -15,6 +17,7 @@ from torch.distributed import ProcessGroup
 from workshop import collectives
 from workshop.errors import UserError
 from workshop.models.gpt import Embedding
+from workshop.parallel.placement import PARTIAL, Placement, placed
 from workshop.parallel.tensor.layers import TensorRegion
 
 
@@ -63,17 +66,21 @@ def check_sequence(sequence: int, size: int) -> None:
 
 
 @torch.no_grad()
-def finish_gradients(model: nn.Module, group: ProcessGroup) -> None:
+def finish_gradients(
+    model: nn.Module,
+    placement: Mapping[str, Placement],
+    group: ProcessGroup,
+) -> None:
     """Sum the gradients that each rank has of its own tokens alone.
 
     Call it on every rank of the tensor parallel `group` after the last
     backward pass of a step. It sends one message (one for each dtype) with
-    the gradients of all parameters marked `sequence_partial`, and nothing
-    when there are none.
+    the gradients of all parameters whose placement over tp is `PARTIAL`,
+    and nothing when there are none.
     """
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
-    for parameter in model.parameters():
-        partial = getattr(parameter, "sequence_partial", False)
+    for name, parameter in model.named_parameters():
+        partial = placed(placement, name).tp == PARTIAL
         if partial and parameter.grad is not None:
             same = by_dtype.setdefault(parameter.grad.dtype, [])
             same.append(parameter.grad)

@@ -1,9 +1,9 @@
 """Tensor parallelism: every layer split over the ranks of a group.
 
     model = GPT(config)                      # the same weights on all ranks
-    apply(model, PLAN, group)                # each rank keeps its part
+    placement = apply(model, PLAN, group)    # each rank keeps its part
     model(tokens, targets).backward()        # the same batch on all ranks
-    finish_gradients(model, group)           # sequence parallelism only
+    finish_gradients(model, placement, group)    # sequence parallelism only
 
 Shoeybi et al. 2019 (arXiv:1909.08053), section 3: the first matrix of MLP
 and attention is split by columns and the second by rows, so that a layer
@@ -19,6 +19,7 @@ from torch.distributed import ProcessGroup
 
 from workshop.errors import UserError
 from workshop.models.gpt import GPTConfig
+from workshop.parallel.placement import PARTIAL, WHOLE, Placement
 from workshop.parallel.tensor.layers import (
     ColumnParallelLinear,
     RowParallelLinear,
@@ -33,23 +34,12 @@ from workshop.parallel.tensor.sequence import (
 )
 from workshop.parallel.tensor.sharding import (
     PLAN,
-    is_sharded,
-    shard_state_dict,
+    shard_of,
     shard_tensor,
     style_of,
-    unshard_state_dict,
-    unshard_tensor,
 )
 
-__all__ = [
-    "PLAN",
-    "apply",
-    "finish_gradients",
-    "shard_state_dict",
-    "shard_tensor",
-    "unshard_state_dict",
-    "unshard_tensor",
-]
+__all__ = ["PLAN", "apply", "finish_gradients", "shard_tensor"]
 
 
 def apply(
@@ -58,13 +48,12 @@ def apply(
     group: ProcessGroup,
     sequence_parallel: bool = False,
     overlap: bool = True,
-) -> nn.Module:
-    """Split a dense model over a group, in place, and return it.
+) -> dict[str, Placement]:
+    """Split a dense model over a group, in place.
 
-    Parameters keep their names. Each gets `tensor_sharded`, which tells
-    whether every rank holds another part of it, and `sequence_partial`,
-    which tells whether `finish_gradients` has to sum its gradient. Compile
-    the model, wrap it and make its optimizer afterwards.
+    Parameters keep their names. The result says where each of them lies:
+    split, whole, or whole with a gradient that `finish_gradients` has to
+    sum. Compile the model, wrap it and make its optimizer afterwards.
 
     Args:
         model: a GPT with `.config`, or a pipeline stage of one, which lacks
@@ -81,6 +70,10 @@ def apply(
     size, rank = group.size(), group.rank()
     check(model.config, size, sequence_parallel)
     sequence_parallel = sequence_parallel and size > 1
+    shards = {
+        name: shard_of(name, parameter.shape, plan) if size > 1 else None
+        for name, parameter in model.named_parameters()
+    }
     if size > 1:
         region = TensorRegion(
             group.group_name, rank, size, sequence_parallel, overlap
@@ -93,12 +86,10 @@ def apply(
         embedding = getattr(model, "embedding", None)
         if sequence_parallel and hasattr(embedding, "position"):
             model.embedding = SequenceParallelEmbedding(embedding, region)
-    for name, parameter in model.named_parameters():
-        parameter.tensor_sharded = size > 1 and is_sharded(name, plan)
-        parameter.sequence_partial = (
-            sequence_parallel and not parameter.tensor_sharded
-        )
-    return model
+    whole = PARTIAL if sequence_parallel else WHOLE
+    return {
+        name: Placement(tp=shard or whole) for name, shard in shards.items()
+    }
 
 
 def check(config: GPTConfig, size: int, sequence_parallel: bool) -> None:
@@ -130,19 +121,10 @@ def _split(
         return VocabParallelHead(module.norm, model.config.vocabulary, region)
     parts = {}
     for name, dense in module.named_parameters():
-        part = nn.Parameter(
-            shard_tensor(
-                f"{path}.{name}",
-                dense.detach(),
-                plan,
-                region.rank,
-                region.size,
-            ),
-            requires_grad=dense.requires_grad,
+        part = shard_tensor(
+            f"{path}.{name}", dense.detach(), plan, region.rank, region.size
         )
-        # What others have noted on it, a pipeline stage for one.
-        part.__dict__.update(dense.__dict__)
-        parts[name] = part
+        parts[name] = nn.Parameter(part, requires_grad=dense.requires_grad)
     if style == "vocab":
         return VocabParallelEmbedding(parts["weight"], region)
     layer = RowParallelLinear if style == "row" else ColumnParallelLinear

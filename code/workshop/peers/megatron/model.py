@@ -24,10 +24,9 @@ from megatron.core.transformer.transformer_block import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workshop.groups import ParallelDims
+from workshop.layout import Layout
 from workshop.models.gpt import GPTConfig
 from workshop.parallel.pipeline.stages import cut
-from workshop.training.layout import Layout
 
 ATTENTIONS = ("local", "flash")
 
@@ -89,7 +88,6 @@ class FlashAttention(nn.Module):
 def transformer_config(
     config: GPTConfig,
     layout: Layout,
-    dims: ParallelDims,
     dtype: torch.dtype,
     fused: bool,
 ) -> TransformerConfig:
@@ -97,12 +95,12 @@ def transformer_config(
 
     Args:
         config: the model.
-        layout, dims: where its parts go.
+        layout: where its parts go.
         dtype: of weights and of messages between stages.
         fused: let its `jit_fuser`, torch.compile, fuse bias and GELU, bias
             and residual, and the cross-entropy.
     """
-    pipeline, virtual = dims.pp, layout.virtual_stages
+    pipeline, virtual = layout.pp, layout.virtual_stages
     interleaved = virtual > 1
     # Fused, it reads "gelu" as the tanh form, which is ours; not fused, as
     # the exact one.
@@ -115,7 +113,7 @@ def transformer_config(
         attention_dropout=0.0,
         add_bias_linear=config.bias,
         activation_func=functional.gelu if fused else tanh_gelu,
-        tensor_model_parallel_size=dims.tp,
+        tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=pipeline,
         virtual_pipeline_model_parallel_size=virtual if interleaved else None,
         pipeline_model_parallel_layout=(
@@ -152,7 +150,6 @@ def transformer_config(
 def build_stages(
     config: GPTConfig,
     layout: Layout,
-    dims: ParallelDims,
     dtype: torch.dtype,
     device: torch.device,
     attention: str = "local",
@@ -162,7 +159,7 @@ def build_stages(
 
     Its parallel state and random streams must be set up.
     """
-    megatron = transformer_config(config, layout, dims, dtype, fused)
+    megatron = transformer_config(config, layout, dtype, fused)
     stages = []
     for number in range(layout.virtual_stages):
         virtual = number if layout.virtual_stages > 1 else None

@@ -3,7 +3,7 @@
     predicted("pp2", "tokens_per_s", micro_batch=4, num_microbatches=16)
     predicted("tp2dp2", "step_time_s", dp="lab1/links-2nodes", users=2)
 
-The layout is named as in `workshop.estimate.layout.from_name`. It starts
+The layout is named as in `Layout.from_name`. It starts
 from records: the step of GPT 1.3B on one GPU, and for each axis the
 all-reduce of a link, that inside a node unless `dp`, `tp` or `pp` name
 another one. `users` is how many pairs of GPUs share a link that is named so.
@@ -32,15 +32,15 @@ def predicted(
         part: `tokens_per_s`, `step_time_s`, or a part of the step in
             seconds: compute, imbalance, bubble, tp, pp, dp, optimizer.
         options: links by axis, `users`, `ranks`, and arguments of
-            `workshop.estimate.layout.layout` (with `ranks` only
+            `workshop.layout.Layout` (with `ranks` only
             `micro_batch` and `num_microbatches`).
 
     Raises:
         UserError: there is no such layout, option or part.
     """
     # Drawing and torch, which most expressions do without.
-    from workshop.estimate.layout import from_name
     from workshop.figures import estimate as figures_estimate
+    from workshop.layout import Layout
     from workshop.records.predict import layouts as layout_model
 
     inside = layout_model.curve(loader(INSIDE))
@@ -57,7 +57,7 @@ def predicted(
                 loader(str(ranks)), str(name), size, links, **options
             )
         else:
-            layout = from_name(str(name), **options)
+            layout = Layout.from_name(str(name), **options)
             parts = layout_model.predict(
                 loader(ALONE), loader(INSIDE), layout, links
             )

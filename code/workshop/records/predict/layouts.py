@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from workshop.estimate import communication, time
-from workshop.estimate.layout import layout
 from workshop.figures.charts import Record, values
+from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
 
 SEQUENCES = 128
@@ -64,7 +64,7 @@ def shared(link: dict, users: int) -> dict:
 def predict(
     alone: Record,
     copies: Record,
-    spread_over: dict,
+    spread_over: Layout,
     links: Mapping[str, dict],
     overlap: bool = True,
 ) -> dict[str, float]:
@@ -73,7 +73,7 @@ def predict(
     Args:
         alone: a record with a `step_of_one_gpu`.
         copies: a record that measured the GPU's `device_copy`.
-        spread_over: the layout, from `estimate.layout.layout`.
+        spread_over: the layout, from `workshop.layout.Layout`.
         links: the link of each of its axes: dp, tp, pp.
         overlap: whether messages run beside computation where they can.
 
@@ -83,8 +83,8 @@ def predict(
     model = asdict(CONFIGS[alone.meta["model"]])
     rate = copies.summary["device_copy{rank=0}"]["median"]
     step = step_of_one_gpu(alone)
-    whole = time.update_seconds(model, layout(), rate)
-    share = spread_over["micro_batch"] / alone.meta["micro_batch"]
+    whole = time.update_seconds(model, Layout(), rate)
+    share = spread_over.micro_batch / alone.meta["micro_batch"]
     return time.step_time(
         model,
         spread_over,
@@ -95,16 +95,16 @@ def predict(
     )
 
 
-def two_ranks() -> dict[str, dict]:
+def two_ranks() -> dict[str, Layout]:
     """Return three ways to train one batch of `SEQUENCES` on two ranks."""
     return {
-        "DP2": layout(dp=2, micro_batch=16, num_microbatches=SEQUENCES // 32),
-        "TP2": layout(tp=2, micro_batch=16, num_microbatches=SEQUENCES // 16),
-        "PP2": layout(pp=2, micro_batch=4, num_microbatches=SEQUENCES // 4),
+        "DP2": Layout(dp=2, micro_batch=16, num_microbatches=SEQUENCES // 32),
+        "TP2": Layout(tp=2, micro_batch=16, num_microbatches=SEQUENCES // 16),
+        "PP2": Layout(pp=2, micro_batch=4, num_microbatches=SEQUENCES // 4),
     }
 
 
-def four_gpus(inside: dict, between: dict) -> dict[str, tuple[dict, dict]]:
+def four_gpus(inside: dict, between: dict) -> dict[str, tuple[Layout, dict]]:
     """Return layouts of two nodes of two GPUs, with the link of each axis.
 
     Args:
@@ -113,7 +113,7 @@ def four_gpus(inside: dict, between: dict) -> dict[str, tuple[dict, dict]]:
     """
     found = {
         "DP4": (
-            layout(dp=4, micro_batch=16, num_microbatches=SEQUENCES // 64),
+            Layout(dp=4, micro_batch=16, num_microbatches=SEQUENCES // 64),
             {"dp": between},
         )
     }
@@ -129,7 +129,7 @@ def four_gpus(inside: dict, between: dict) -> dict[str, tuple[dict, dict]]:
         size = 4 if "pp" in axes else 16
         name = f"{first.upper()}2{', SP' * split} inside"
         found[f"{name}, {second.upper()}2 across"] = (
-            layout(
+            Layout(
                 **axes,
                 micro_batch=size,
                 num_microbatches=SEQUENCES // (size * axes.get("dp", 1)),

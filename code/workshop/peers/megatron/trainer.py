@@ -1,4 +1,4 @@
-"""A training step by megatron-core: its schedules, its optimizer.
+"""Training by megatron-core: its schedules, its optimizer.
 
 The order of a step is that of Megatron-LM's own training loop: clear the
 gradient buffers, run the schedule (which reduces the gradients at its end),
@@ -27,14 +27,12 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch import Tensor, nn
 
 from workshop.errors import UserError
-from workshop.groups import ParallelDims
+from workshop.layout import Layout
 from workshop.models.gpt import GPTConfig
 from workshop.peers.megatron import weights
 from workshop.peers.megatron.model import build_stages
-from workshop.training.layout import Layout
 from workshop.training.optimizer import BETAS, WEIGHT_DECAY
-
-MicroBatch = tuple[Tensor, Tensor]
+from workshop.training.trainer import MicroBatch, Trainer
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,6 @@ class Settings:
     Args:
         dtype: of weights and gradients; in 16 bits the optimizer keeps
             float32 masters.
-        lr: peak learning rate.
         clip: largest norm of the gradient, 0 for any.
         seed: of dropout.
         attention: "local" for megatron-core's own, "flash" for torch's.
@@ -54,7 +51,6 @@ class Settings:
     """
 
     dtype: torch.dtype = torch.float32
-    lr: float = 1e-4
     clip: float = 1.0
     seed: int = 1
     attention: str = "local"
@@ -63,7 +59,7 @@ class Settings:
 
 
 @contextmanager
-def model_parallel(layout: Layout, dims: ParallelDims) -> Iterator[None]:
+def model_parallel(layout: Layout) -> Iterator[None]:
     """Set up megatron-core's global state, and take it down again.
 
     Its groups are placed as `workshop.groups` places ours: tensor parallel
@@ -73,10 +69,10 @@ def model_parallel(layout: Layout, dims: ParallelDims) -> Iterator[None]:
         UserError: the job has another number of ranks than the layout.
     """
     virtual = layout.virtual_stages
-    dims.check(dist.get_world_size())
+    layout.check_world(dist.get_world_size())
     parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=dims.tp,
-        pipeline_model_parallel_size=dims.pp,
+        tensor_model_parallel_size=layout.tp,
+        pipeline_model_parallel_size=layout.pp,
         virtual_pipeline_model_parallel_size=virtual if virtual > 1 else None,
         create_gloo_process_groups=False,
     )
@@ -92,14 +88,14 @@ def model_parallel(layout: Layout, dims: ParallelDims) -> Iterator[None]:
         parallel_state.destroy_model_parallel()
 
 
-class MegatronTraining:
-    """The model of one rank, with its optimizer; `step` updates both.
+class MegatronTrainer(Trainer):
+    """The model of one rank, with megatron-core's own optimizer.
 
-    Use it inside `model_parallel(layout, dims)`.
+    Use it inside `model_parallel(layout)`.  It keeps no checkpoints.
 
     Args:
         config: the model.
-        layout, dims: how it is spread; `layout.dims` checks them.
+        layout: how it is spread.
         settings: everything else.
         dense: our state dict, whole, the same on every rank.
         device: this rank's.
@@ -112,19 +108,17 @@ class MegatronTraining:
         self,
         config: GPTConfig,
         layout: Layout,
-        dims: ParallelDims,
         settings: Settings,
         dense: Mapping[str, Tensor],
         device: torch.device,
     ) -> None:
-        check(config, dims.tp)
-        self.sequence, self.dims = config.sequence, dims
+        check(config, layout.tp)
+        self.sequence, self.layout = config.sequence, layout
         self.device = device
         model_parallel_cuda_manual_seed(settings.seed)
         self.config, stages = build_stages(
             config,
             layout,
-            dims,
             settings.dtype,
             device,
             settings.attention,
@@ -136,7 +130,7 @@ class MegatronTraining:
                 dense,
                 config.heads,
                 parallel_state.get_tensor_model_parallel_rank(),
-                dims.tp,
+                layout.tp,
             )
         self.stages = self._data_parallel(stages, settings)
         self.optimizer = self._optimizer(settings)
@@ -146,7 +140,7 @@ class MegatronTraining:
     ) -> list[nn.Module]:
         """Wrap the stages for data parallelism; gradients keep `dtype`."""
         spread = settings.distributed_optimizer
-        overlapped = spread and self.dims.dp > 1
+        overlapped = spread and self.layout.dp > 1
         options = DistributedDataParallelConfig(
             grad_reduce_in_fp32=False,
             overlap_grad_reduce=overlapped,
@@ -172,7 +166,7 @@ class MegatronTraining:
     def _optimizer(self, settings: Settings):
         options = OptimizerConfig(
             optimizer="adam",
-            lr=settings.lr,
+            lr=0.0,  # `step` sets it
             weight_decay=WEIGHT_DECAY,
             adam_beta1=BETAS[0],
             adam_beta2=BETAS[1],
@@ -181,7 +175,7 @@ class MegatronTraining:
             params_dtype=settings.dtype,
             use_distributed_optimizer=settings.distributed_optimizer,
             overlap_param_gather=(
-                settings.distributed_optimizer and self.dims.dp > 1
+                settings.distributed_optimizer and self.layout.dp > 1
             ),
         )
         optimizer = get_megatron_optimizer(
@@ -195,7 +189,9 @@ class MegatronTraining:
             group["weight_decay"] = WEIGHT_DECAY * group["wd_mult"]
         return optimizer
 
-    def forward_backward(self, micro_batches: list[MicroBatch]) -> Tensor:
+    def forward_backward(
+        self, micro_batches: list[MicroBatch], forward_only: bool = False
+    ) -> Tensor:
         """Add up gradients; return this rank's share of the mean loss.
 
         The shares of all ranks add up to the mean over ranks and
@@ -209,12 +205,13 @@ class MegatronTraining:
             num_microbatches=len(micro_batches),
             seq_length=self.sequence,
             micro_batch_size=len(micro_batches[0][0]),
+            forward_only=forward_only,
         )
         # In float64 on every rank, whatever the last stage computes in.
         share = torch.zeros((), dtype=torch.float64, device=self.device)
         if parts:
             share += torch.stack(parts).mean()
-        return share / (self.dims.dp * self.dims.tp)
+        return share / (self.layout.dp * self.layout.tp)
 
     def _forward(self, batches: Iterator[MicroBatch], stage: nn.Module):
         tokens, targets = next(batches)
@@ -233,9 +230,8 @@ class MegatronTraining:
     def step(self, micro_batches: list[MicroBatch], lr: float) -> Tensor:
         """Update the weights once; return (2,): mean loss and norm.
 
-        Each micro-batch is (tokens, targets), both (b, s), the same on all
-        ranks that share a copy of the model.  megatron-core reads the norm
-        from the device to clip, so every step waits for the backward pass.
+        megatron-core reads the norm from the device to clip, so every step
+        waits for the backward pass.
         """
         for stage in self.stages:
             stage.zero_grad_buffer()
@@ -246,6 +242,17 @@ class MegatronTraining:
         _, norm, _ = self.optimizer.step()
         dist.all_reduce(loss)
         return torch.stack([loss, loss.new_tensor(norm)])
+
+    def loss(self, micro_batches: list[MicroBatch]) -> Tensor:
+        """Run its schedule's forward passes alone."""
+        for stage in self.stages:
+            stage.eval()
+        with torch.no_grad():
+            loss = self.forward_backward(micro_batches, forward_only=True)
+        for stage in self.stages:
+            stage.train()
+        dist.all_reduce(loss)
+        return loss
 
 
 def check(config: GPTConfig, size: int) -> None:

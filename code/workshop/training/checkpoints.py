@@ -1,34 +1,43 @@
 """What a run must remember to go on as if it had never been killed."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.optim import Optimizer
 
 from workshop.job.launch import Job, together
-from workshop.training import checkpoint, reshard
-from workshop.training.hybrid import Strategy
-from workshop.training.layout import Layout
+from workshop.layout import Layout
+from workshop.training import checkpoint
+from workshop.training.trainer import Trainer
+
+# What decides which rank draws which random numbers.
+OF_RANDOM = (
+    "dp",
+    "tp",
+    "pp",
+    "ep",
+    "sequence_parallel",
+    "schedule",
+    "virtual_stages",
+    "cut",
+)
 
 
 @dataclass
-class TrainingState:
-    """The model in its layout, its optimizer, each rank's random numbers.
+class Checkpoints:
+    """A trainer's state and each rank's random numbers, in a folder.
 
     Batches and learning rate are functions of the step and need no state.
-    `folder` holds the checkpoints (None: none are made) and `config` says
-    whose they are.  All ranks read the folder; rank 0 writes it.
+    `config` (JSON values) says whose checkpoints these are.  All ranks read
+    the folder; rank 0 writes it.
     """
 
-    strategy: Strategy
-    optimizer: Optimizer
+    trainer: Trainer
     job: Job
     layout: Layout
-    folder: Path | None
+    folder: Path
     config: dict[str, Any]
 
     def save(self, step: int) -> None:
@@ -39,9 +48,7 @@ class TrainingState:
         """
         random: list[Any] = [None] * self.job.world_size
         dist.all_gather_object(random, self._random())
-        dense = reshard.gather(
-            self.strategy, self.optimizer, self.config["vocabulary"]
-        )
+        dense = self.trainer.state()
 
         def write() -> None:
             if dense is not None:
@@ -57,13 +64,13 @@ class TrainingState:
         start anew; the rest goes on unchanged.  Raises `UserError` on all
         ranks when the checkpoint is damaged or of another model.
         """
-        found = checkpoint.latest(self.folder)
-        if found is None:
+        newest = checkpoint.latest(self.folder)
+        if newest is None:
             return 0
 
         def load() -> tuple[int, dict[str, Any]]:
-            step, state = checkpoint.load(found, self.config)
-            reshard.scatter(state, self.strategy, self.optimizer)
+            step, state = checkpoint.load(newest, self.config)
+            self.trainer.load(state)
             return step, state
 
         step, state = together(load)
@@ -72,11 +79,8 @@ class TrainingState:
         return step
 
     def _layout(self) -> dict[str, Any]:
-        """Return what decides which rank draws which random numbers."""
-        layout = dataclasses.asdict(self.layout)
-        of_gradients = ("data_parallel", "bucket_mib")
-        kept = {k: v for k, v in layout.items() if k not in of_gradients}
-        return {"world_size": self.job.world_size, **kept}
+        values = self.layout.as_dict()
+        return {name: values[name] for name in OF_RANDOM}
 
     def _random(self) -> dict[str, torch.Tensor]:
         states = {"cpu": torch.get_rng_state()}

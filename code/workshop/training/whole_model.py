@@ -1,0 +1,65 @@
+"""Run all layers of the model on a rank: any layout without a pipeline."""
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from workshop.training.trainer import MicroBatch
+
+
+class WholeModel:
+    """Micro-batches one after another, as `Pipeline` runs them in stages.
+
+    Args:
+        model: wrapped as `workshop.parallel.data.ways` does it, so that the
+            gradients of all micro-batches but the last stay local.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def forward_backward(
+        self, micro_batches: list[MicroBatch], bf16: bool = False
+    ) -> Tensor:
+        """Add up the gradients of the mean loss, and return it, a scalar.
+
+        With `bf16` the forward runs under autocast.
+        """
+        share = 1 / len(micro_batches)
+        device = micro_batches[0][0].device
+        total = self._zero(device)
+        for i, (tokens, targets) in enumerate(micro_batches, start=1):
+            last = i == len(micro_batches)
+            with nullcontext() if last else self.model.no_sync():
+                with torch.autocast(
+                    device.type, torch.bfloat16, enabled=bf16
+                ):
+                    part = self.model(tokens, targets) * share
+                part.backward()
+            total += part.detach()
+        return total
+
+    @torch.no_grad()
+    def forward(
+        self, micro_batches: list[MicroBatch], bf16: bool = False
+    ) -> Tensor:
+        """Return the mean loss without computing gradients."""
+        device = micro_batches[0][0].device
+        total = self._zero(device)
+        for tokens, targets in micro_batches:
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                total += self.model.module(tokens, targets)
+        return total / len(micro_batches)
+
+    def finish_gradients(self) -> None:
+        """Do nothing: no other rank has a parameter of this one's model."""
+
+    def close(self) -> None:
+        """Do nothing: there are no communicators."""
+
+    def _zero(self, device: torch.device) -> Tensor:
+        """Return where losses add up: never narrower than float32."""
+        weights = next(self.model.parameters()).dtype
+        dtype = torch.promote_types(weights, torch.float32)
+        return torch.zeros((), dtype=dtype, device=device)
