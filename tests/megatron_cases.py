@@ -16,15 +16,16 @@ import torch.distributed as dist
 from planted.megatron import BUGS, qkv_cut_across
 from pool import groups_closed
 from torch import Tensor
-from workshop.training.hybrid import make_strategy
-from workshop.training.layout import Layout
 
-from workshop.groups import Coordinate, ParallelDims, make_groups
+from workshop.groups import make_groups
+from workshop.layout import Coordinate, Layout
 from workshop.models.gpt import GPT, GPTConfig
-from workshop.parallel.tensor import transform as tensor_parallel
+from workshop.parallel.tensor.sharding import PLAN, shard_of
 from workshop.peers.megatron import weights
-from workshop.training.clipping import clipped_step, global_norm
+from workshop.training.clipping import clipped_step, local_norm
+from workshop.training.layout_trainer import LayoutTrainer
 from workshop.training.optimizer import make_optimizer
+from workshop.training.trainer import Recipe
 
 RANKS, BATCH, SEED, LR, CLIP = 4, 2, 7, 1e-2, 0.5
 CONFIG = GPTConfig(layers=5, hidden=16, heads=4, sequence=8, vocabulary=36)
@@ -48,17 +49,16 @@ class Case:
     @property
     def layout(self) -> Layout:
         schedule = "interleaved" if self.virtual_stages > 1 else "1f1b"
-        return Layout(
-            self.tp,
-            self.pp,
-            self.sequence_parallel,
-            schedule,
-            self.virtual_stages,
+        return Layout.for_world(
+            RANKS,
+            tp=self.tp,
+            pp=self.pp,
+            sequence_parallel=self.sequence_parallel,
+            schedule=schedule,
+            virtual_stages=self.virtual_stages,
+            micro_batch=BATCH,
+            num_microbatches=self.num_microbatches,
         )
-
-    @property
-    def dims(self) -> ParallelDims:
-        return ParallelDims.for_world(RANKS, self.tp, self.pp)
 
     def __str__(self) -> str:
         name = f"tp{self.tp}-pp{self.pp}-m{self.num_microbatches}"
@@ -97,14 +97,14 @@ def global_batch(step: int, sequences: int) -> tuple[Tensor, Tensor]:
 
 
 def sequences(case: Case) -> int:
-    return case.dims.dp * case.num_microbatches * BATCH
+    return case.layout.sequences
 
 
 def micro_batches(
     case: Case, step: int, dp: int
 ) -> list[tuple[Tensor, Tensor]]:
     """Return the part of a step that data parallel rank `dp` takes."""
-    shape = (case.num_microbatches, case.dims.dp, BATCH, CONFIG.sequence)
+    shape = (case.num_microbatches, case.layout.dp, BATCH, CONFIG.sequence)
     tokens, targets = global_batch(step, sequences(case))
     return list(
         zip(
@@ -130,7 +130,7 @@ def train_dense(case: Case) -> Held:
         loss.backward()
         report = [loss.item()]
         if case.steps:
-            norm = global_norm(model.parameters())
+            norm = local_norm(model.parameters())
             clipped_step(optimizer, norm, CLIP)
             report.append(norm.item())
     tensors = {
@@ -146,24 +146,22 @@ def train_rank(rank: int, world: int, case: Case) -> Held:
     import megatron_cpu
 
     megatron_cpu.patch()
-    from workshop.peers.megatron import training
+    from workshop.peers.megatron import trainer
 
-    dims = case.dims
-    settings = training.Settings(
+    layout = case.layout
+    settings = trainer.Settings(
         case.dtype,
-        LR,
         CLIP,
         attention=case.attention,
         fused=case.fused,
         distributed_optimizer=bool(case.steps),
     )
-    at = dims.coordinate(rank)
+    at = layout.coordinate(rank)
     plant = BUGS[case.bug] if case.bug else nullcontext
-    with plant(), training.model_parallel(case.layout, dims):
-        megatron = training.MegatronTraining(
+    with plant(), trainer.model_parallel(layout):
+        megatron = trainer.MegatronTrainer(
             CONFIG,
-            case.layout,
-            dims,
+            layout,
             settings,
             dense_model(case.dtype).state_dict(),
             torch.device("cpu"),
@@ -192,21 +190,13 @@ def train_rank(rank: int, world: int, case: Case) -> Held:
 @groups_closed()
 def train_ours(rank: int, world: int, case: Case) -> Held:
     """Return the gradients of our own training in the same layout."""
-    groups = make_groups(case.dims)
-    strategy = make_strategy(
-        dense_model(case.dtype),
-        case.layout,
-        groups,
-        BATCH,
-        case.num_microbatches,
-    )
+    groups = make_groups(case.layout)
+    trainer = LayoutTrainer(lambda: dense_model(case.dtype), groups, Recipe())
     batches = micro_batches(case, 0, groups.at.dp)
-    loss = strategy.forward_backward(batches, bf16=False)
-    strategy.finish()
-    tensors = {
-        name: p.grad.clone() for name, p in strategy.named_parameters()
-    }
-    report = [strategy.mean(loss).item()]
+    loss = trainer.forward_backward(batches)
+    trainer.finish()
+    tensors = {name: p.grad.clone() for name, p in trainer.parameters.items()}
+    report = [trainer.mean(loss).item()]
     return Held(groups.at, tensors, report)
 
 
@@ -218,26 +208,28 @@ def take_steps(
     import megatron_cpu
 
     megatron_cpu.patch()
+    from workshop.bench import megatron
+    from workshop.bench.contestants import LR, Contestant, named
     from workshop.job.launch import Job
-    from workshop.peers.megatron import contestants, training
+    from workshop.peers.megatron import trainer as its
 
     job = Job(rank, world, torch.device("cpu"))
-    contestant = contestants.named(layout, BATCH, BATCH, 2)
-    case = Case(
-        contestant.layout.tensor,
-        contestant.layout.pipeline,
-        num_microbatches=contestant.num_microbatches,
-    )
-    at = case.dims.coordinate(rank)
-    settings = functools.partial(training.Settings, dtype)
+    spread = named(layout, BATCH, BATCH, 2).layout
+    sizes = {"tp": spread.tp, "pp": spread.pp}
+    case = Case(num_microbatches=spread.num_microbatches, **sizes)
+    at = case.layout.coordinate(rank)
+    settings = functools.partial(its.Settings, dtype)
     narrow = mock.patch.object(
-        training, "Settings", lambda _, *args, **kw: settings(*args, **kw)
+        its, "Settings", lambda _, *args, **kw: settings(*args, **kw)
     )
-    with narrow, contestants.ready(name, contestant, CONFIG, job) as step:
+    contestant = Contestant(layout, case.layout)
+    with narrow, megatron.ready(name, contestant, CONFIG, job) as trainer:
         values = [
             value
             for number in range(3)
-            for value in step(micro_batches(case, number, at.dp)).tolist()
+            for value in trainer.step(
+                micro_batches(case, number, at.dp), LR
+            ).tolist()
         ]
     return values
 
@@ -246,8 +238,8 @@ def unshard_ours(name: str, parts: list[Tensor]) -> Tensor:
     """Return a whole tensor from the parts of our tensor parallel ranks."""
     if len(parts) == 1:
         return parts[0]
-    plan, vocabulary = tensor_parallel.PLAN, CONFIG.vocabulary
-    return tensor_parallel.unshard_tensor(name, parts, plan, vocabulary)
+    shard = shard_of(name, GPT(CONFIG).get_parameter(name).shape, PLAN)
+    return parts[0] if shard is None else shard.whole(parts)
 
 
 def unshard_its(name: str, parts: list[Tensor]) -> Tensor:
@@ -269,7 +261,7 @@ def whole(
     # The other bugs are in its model, which lives in the ranks alone.
     mapping = BUGS[case.bug] is qkv_cut_across if case.bug else False
     with qkv_cut_across() if mapping else nullcontext():
-        for dp in range(case.dims.dp):
+        for dp in range(case.layout.dp):
             for pp in range(case.pp):
                 stage = [h for h in ranks if h.at[:2] == (pp, dp)]
                 stage.sort(key=lambda held: held.at.tp)

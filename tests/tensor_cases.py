@@ -19,8 +19,9 @@ from training_cases import gradients_of, snapshot
 
 from workshop.collectives import Ledger, count
 from workshop.models.gpt import GPT, GPTConfig, compile_blocks
+from workshop.parallel.placement import Placement
 from workshop.parallel.tensor import transform as tensor_parallel
-from workshop.parallel.tensor.sharding import PLAN, is_sharded
+from workshop.parallel.tensor.sharding import PLAN, shard_of
 
 LAYERS, HIDDEN, HEADS, SEQUENCE = 2, 16, 4, 8
 BATCH, STEPS, SEED = 3, 2, 100
@@ -122,7 +123,12 @@ def entries(phase: str, ledger: Ledger) -> Iterable[tuple]:
         yield phase, entry.operation, entry.elements, entry.message_bytes
 
 
-def train(case: Case, model: nn.Module, group: Any) -> Training:
+def train(
+    case: Case,
+    model: nn.Module,
+    group: Any = None,
+    placement: dict[str, Placement] | None = None,
+) -> Training:
     """Train on the same batches, dense (`group` None) or split."""
     done = Training()
     optimizer = case.optimize(model)
@@ -135,7 +141,7 @@ def train(case: Case, model: nn.Module, group: Any) -> Training:
             loss.backward()
         with count() as finish:
             if group is not None:
-                tensor_parallel.finish_gradients(model, group)
+                tensor_parallel.finish_gradients(model, placement, group)
         done.losses.append(loss.item())
         done.gradients.append(gradients_of(model))
         optimizer.step()
@@ -154,19 +160,22 @@ def train(case: Case, model: nn.Module, group: Any) -> Training:
 @cache
 def train_dense(case: Case) -> Training:
     """Train in one process, with no group in sight."""
-    return train(case, case.model(), None)
+    return train(case, case.model())
 
 
-def split(case: Case, group: dist.ProcessGroup) -> nn.Module:
-    """Return the case's model, split over the group."""
-    model = tensor_parallel.apply(
-        case.model(),
+def split(
+    case: Case, group: dist.ProcessGroup
+) -> tuple[nn.Module, dict[str, Placement]]:
+    """Return the case's model, split over the group, and its placement."""
+    model = case.model()
+    placement = tensor_parallel.apply(
+        model,
         tensor_parallel.PLAN,
         group,
         case.sequence_parallel,
         case.overlap,
     )
-    return compiled(model, case.backend)
+    return compiled(model, case.backend), placement
 
 
 def compiled(model: nn.Module, backend: str) -> nn.Module:
@@ -187,8 +196,8 @@ def train_rank(rank: int, world: int, cases: list[Case]) -> list[Training]:
     trainings = []
     for case in cases:
         with PLANTS[case.bug]() if case.bug else nullcontext():
-            model = split(case, dist.group.WORLD)
-            trainings.append(train(case, model, dist.group.WORLD))
+            model, placement = split(case, dist.group.WORLD)
+            trainings.append(train(case, model, dist.group.WORLD, placement))
     return trainings
 
 
@@ -199,13 +208,14 @@ def compare_parts(
     dense: dict[str, Tensor],
 ) -> None:
     """Compare joined parts, and every rank's replicated tensors."""
-    joined = tensor_parallel.unshard_state_dict(parts, PLAN, case.vocabulary)
+    joined, replicated = {}, {}
+    for name, tensor in dense.items():
+        shards = [part[name] for part in parts]
+        if (shard := shard_of(name, tensor.shape, PLAN)) is None:
+            joined[name], replicated[name] = shards[0], tensor
+        else:
+            joined[name] = shard.whole(shards)
     compare(check, 0, joined, dense)
-    replicated = {
-        name: tensor
-        for name, tensor in dense.items()
-        if not is_sharded(name, PLAN)
-    }
     for rank, part in enumerate(parts):
         compare(check, rank, {n: part[n] for n in replicated}, replicated)
 

@@ -6,12 +6,12 @@ from dataclasses import asdict
 import pytest
 import torch
 from pool import Pool, groups_closed
-from workshop.estimate.layout import layout
 
 from workshop.collectives import count
 from workshop.estimate.communication import sent_bytes, traffic
 from workshop.estimate.data_parallel import gradients, in_buckets
-from workshop.groups import Coordinate, ParallelDims, make_groups
+from workshop.groups import Groups, make_groups
+from workshop.layout import Layout
 from workshop.models.gpt import GPT, GPTConfig
 from workshop.parallel.data.naive import NaiveDataParallel
 from workshop.parallel.data.overlapped import OverlappedDataParallel
@@ -49,63 +49,66 @@ FOUR = [
 
 
 @groups_closed()
-def counted(rank: int, world: int, spread: dict, overlapped: bool) -> list:
+def counted(rank: int, world: int, layout: Layout, overlapped: bool) -> list:
     """Run a step; return the ledger's entries of this rank."""
-    dims = ParallelDims(spread["dp"], spread["tp"], spread["pp"])
-    groups = make_groups(dims)
+    groups = make_groups(layout)
     torch.manual_seed(0)
     chunks = [GPT(CONFIG).double()]
-    p, v = spread["pp"], spread["virtual_stages"]
+    p, v = layout.pp, layout.virtual_stages
     if p > 1:
         chunks = make_stages(chunks[0], CONFIG, groups.at.pp, p, v)
-    models = []
+    models, placements = [], []
     for chunk in chunks:
-        tensor_parallel.apply(
-            chunk,
-            tensor_parallel.PLAN,
-            groups.tp,
-            spread["sequence_parallel"],
+        placements.append(
+            tensor_parallel.apply(
+                chunk,
+                tensor_parallel.PLAN,
+                groups.tp,
+                layout.sequence_parallel,
+            )
         )
-        if dims.dp > 1 and overlapped:
+        if layout.dp > 1 and overlapped:
             models.append(
                 OverlappedDataParallel(chunk, groups.dp, BUCKET_MIB)
             )
-        elif dims.dp > 1:
+        elif layout.dp > 1:
             models.append(NaiveDataParallel(chunk, groups.dp))
         else:
             models.append(chunk)
-    b, m, s = spread["micro_batch"], spread["num_microbatches"], 8
+    b, m, s = layout.micro_batch, layout.num_microbatches, 8
     tokens = torch.randint(0, CONFIG.vocabulary, (m, b, s))
     batches = [(one, one) for one in tokens]
     if p == 1:
         with count() as ledger:
             for i, (x, y) in enumerate(batches):
-                if dims.dp > 1 and i < m - 1:
+                if layout.dp > 1 and i < m - 1:
                     with models[0].no_sync():
                         models[0](x, y).backward()
                 else:
                     models[0](x, y).backward()
-            finish(models, chunks, groups)
+            finish(models, chunks, placements, groups)
         return ledger.entries
-    share = spread["tp"] if spread["sequence_parallel"] else 1
-    schedule = make_schedule(spread["schedule"], p, m, v)
+    share = layout.tp if layout.sequence_parallel else 1
+    schedule = make_schedule(layout.schedule, p, m, v)
     shape = (b, s // share, CONFIG.hidden)
     pipeline = Pipeline(models, schedule, groups.pp, shape)
     with count() as ledger:
         pipeline.forward_backward(batches)
-        finish(models, chunks, groups)
+        finish(models, chunks, placements, groups)
         pipeline.finish_gradients()
     pipeline.close()
     return ledger.entries
 
 
-def finish(models: list, chunks: list, groups) -> None:
+def finish(
+    models: list, chunks: list, placements: list, groups: Groups
+) -> None:
     for model in models:
-        if groups.dims.dp > 1:
+        if groups.layout.dp > 1:
             model.finish()
-    if groups.dims.tp > 1:
-        for chunk in chunks:
-            tensor_parallel.finish_gradients(chunk, groups.tp)
+    if groups.layout.tp > 1:
+        for chunk, placement in zip(chunks, placements, strict=True):
+            tensor_parallel.finish_gradients(chunk, placement, groups.tp)
 
 
 def totals(entries: list) -> Counter:
@@ -137,11 +140,10 @@ def predicted(entries: list[dict]) -> Counter:
 
 
 def compare(pool: Pool, sizes: dict, overlapped: bool = False) -> None:
-    spread = layout(micro_batch=2, **sizes)
-    dims = ParallelDims(spread["dp"], spread["tp"], spread["pp"])
-    for rank, ledger in enumerate(pool.run(counted, spread, overlapped)):
-        at: Coordinate = dims.coordinate(rank)
-        expected = traffic(asdict(CONFIG), spread, at.pp, element_bytes=8)
+    layout = Layout(micro_batch=2, **sizes)
+    for rank, ledger in enumerate(pool.run(counted, layout, overlapped)):
+        at = layout.coordinate(rank)
+        expected = traffic(asdict(CONFIG), layout, at.pp, element_bytes=8)
         found = totals(ledger)
         assert found.keys() == predicted(expected).keys()
         for key, value in predicted(expected).items():
@@ -162,12 +164,12 @@ def test_four_ranks(pool4: Pool, sizes: dict) -> None:
 def test_the_messages_of_data_parallelism_one_by_one(
     pool2: Pool, overlapped: bool
 ) -> None:
-    spread = layout(dp=2, micro_batch=2)
-    expected = gradients(asdict(CONFIG), spread)
+    layout = Layout(dp=2, micro_batch=2)
+    expected = gradients(asdict(CONFIG), layout)
     if overlapped:
         expected = in_buckets(expected, BUCKET_MIB, element_bytes=8)
         assert len(expected) > 3
-    for ledger in pool2.run(counted, spread, overlapped):
+    for ledger in pool2.run(counted, layout, overlapped):
         sizes = [one.elements for one in ledger]
         if not overlapped:
             sizes.reverse()

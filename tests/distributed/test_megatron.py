@@ -23,8 +23,8 @@ from parity import TOLERANCE, Mismatch, compare
 from pool import Pool
 
 from workshop.errors import UserError
+from workshop.lab1 import megatron_options as options
 from workshop.lab1 import pretrain_gpt_megatron
-from workshop.peers.megatron import options
 
 TP2, PP2, BOTH = {"tp": 2}, {"pp": 2}, {"tp": 2, "pp": 2}
 SP, TRAINED = {"sequence_parallel": True}, {"steps": 1}

@@ -13,13 +13,14 @@ import torch
 import torch.distributed as dist
 from estimate_cases import kept_bytes
 from pool import Pool
-from workshop.estimate.layout import from_name, layout, rank_parameters
 
 from workshop import collectives
 from workshop.bench.rank_alone import RankAlone, pretended
 from workshop.errors import UserError
 from workshop.estimate.memory import head_bytes, layer_bytes, state_bytes
+from workshop.estimate.stages import rank_parameters
 from workshop.lab1 import one_rank
+from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS, GPT, GPTConfig, compile_blocks
 from workshop.parallel.tensor import transform as tensor_parallel
 
@@ -54,7 +55,7 @@ def test_every_stage_of_every_layout_is_measured(
             "forward_ms", "backward_ms", "update_ms", "state_gib",
         }  # fmt: skip
         assert all(value > 0 for value in values.values())
-        states = state_bytes(TINY, from_name(name), stage, "float32")
+        states = state_bytes(TINY, Layout.from_name(name), stage, "float32")
         assert values["state_gib"] * 2**30 == sum(states.values())
 
 
@@ -64,8 +65,8 @@ def test_every_stage_of_every_layout_is_measured(
         (["--layouts", "xp2"], "a layout is named by dp, tp, pp"),
         (["--layouts", "tp"], "need a number"),
         (["--layouts", "tp2@"], "no micro-batch after @"),
-        (["--layouts", "cut1"], "cut is for two stages or more"),
-        (["--layouts", "pp3"], "fewer layers"),
+        (["--layouts", "cut1"], "is for two stages or more"),
+        (["--layouts", "pp3"], "cannot be cut into 3"),
         (["--layouts", "tp4"], "2 attention heads are not divisible"),
         (["--micro-batch", "0"], "--micro-batch is too small"),
     ],
@@ -76,13 +77,13 @@ def test_bad_input_is_one_sentence(arguments, complaint) -> None:
 
 
 def test_names_of_layouts() -> None:
-    assert from_name("dp2tp4sppp2") == layout(
+    assert Layout.from_name("dp2tp4sppp2") == Layout(
         dp=2, tp=4, pp=2, sequence_parallel=True
     )
-    assert from_name("pp2cut12", 24, micro_batch=4) == layout(
+    assert Layout.from_name("pp2cut12", 24, micro_batch=4) == Layout(
         pp=2, micro_batch=4, cut=[12, 12]
     )
-    assert from_name("pp4cut3", 24)["cut"] == [3, 7, 7, 7]
+    assert Layout.from_name("pp4cut3", 24).cut == (3, 7, 7, 7)
 
 
 @pytest.mark.parametrize(("name", "stage"), [("pp2", 0), ("pp2", 1),
@@ -90,12 +91,10 @@ def test_names_of_layouts() -> None:
 def test_the_peak_holds_what_the_schedule_has_in_flight(name, stage):
     config = CONFIGS["tiny"]
     several = 4 if name == "pp2" else 1
-    spread = from_name(name, num_microbatches=several, micro_batch=2)
+    spread = Layout.from_name(name, num_microbatches=several, micro_batch=2)
     seen = []
     with pretended(spread, stage) as groups:
-        rank = RankAlone(
-            config, spread, stage, groups, torch.device("cpu"), False
-        )
+        rank = RankAlone(config, groups, torch.device("cpu"), False)
         forward, backward = rank.forward, rank.backward
         rank.forward = lambda: seen.append("F") or forward()
         rank.backward = lambda edge: seen.append("B") or backward(edge)
@@ -119,30 +118,25 @@ def test_a_reduce_scatter_alone_writes_its_output(
 
         monkeypatch.setattr(collectives, "_reduce_scatter", leave)
     before = collectives._reduce_scatter
-    spread = from_name("tp2sp", micro_batch=2)
+    spread = Layout.from_name("tp2sp", micro_batch=2)
     with pretended(spread, 0) as groups:
         part = torch.full((2,), torch.nan)
         collectives.reduce_scatter(part, torch.arange(4.0), groups.tp)
         assert part.tolist() == [0, 1]
-        rank = RankAlone(
-            CONFIGS["tiny"], spread, 0, groups, torch.device("cpu"), False
-        )
+        rank = RankAlone(CONFIGS["tiny"], groups, torch.device("cpu"), False)
         loss = rank.model(rank.tokens, rank.tokens)
         assert 1 < loss.item() < 100
     assert collectives._reduce_scatter is before
 
 
 @pytest.mark.parametrize("name", ["dp1", "dp2", "tp2sp"])
-def test_a_rank_that_is_closed_is_freed(name: str) -> None:
+def test_a_rank_that_is_let_go_is_freed(name: str) -> None:
     """Else the next rank's peak holds this one's weights."""
-    spread = from_name(name, micro_batch=2)
+    spread = Layout.from_name(name, micro_batch=2)
     with pretended(spread, 0) as groups:
-        rank = RankAlone(
-            CONFIGS["tiny"], spread, 0, groups, torch.device("cpu"), False
-        )
+        rank = RankAlone(CONFIGS["tiny"], groups, torch.device("cpu"), False)
         rank.timed_step()
         watched = [weakref.ref(p) for p in rank.module.parameters()]
-        rank.close()
         del rank
     gc.collect()
     assert not any(one() is not None for one in watched)
@@ -174,7 +168,7 @@ def test_what_a_tensor_parallel_rank_keeps(
     pool2: Pool, sequence_parallel: bool, compiled: bool
 ) -> None:
     model = asdict(GPTConfig(1, 128, 4, 64, 510))
-    spread = layout(tp=2, micro_batch=2, sequence_parallel=sequence_parallel)
+    spread = Layout(tp=2, micro_batch=2, sequence_parallel=sequence_parallel)
     held = rank_parameters(model, spread)["total"]
     layer = layer_bytes(model, spread)
     head = head_bytes(model, spread)

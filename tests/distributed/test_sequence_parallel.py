@@ -66,7 +66,7 @@ def kept_by_a_block(model: nn.Module, x: Tensor) -> int:
 
 def activations(rank: int, world: int, case: Case) -> tuple[set, int]:
     """Return shapes between the layers, and the bytes kept for backward."""
-    model = split(case, dist.group.WORLD)
+    model, _ = split(case, dist.group.WORLD)
     shapes = set()
     for block in model.blocks:
         for part in (block.norm1, block.norm2, block.dropout, block):
@@ -93,7 +93,7 @@ def test_every_rank_holds_its_tokens_alone(pool2: Pool) -> None:
 
 def finish(rank: int, world: int) -> tuple:
     """Return what `finish_gradients` sends and leaves, by dtype."""
-    model = split(Case(sequence_parallel=True), dist.group.WORLD)
+    model, placement = split(Case(sequence_parallel=True), dist.group.WORLD)
     model.head.float()
     memory = {}
     for name, parameter in model.named_parameters():
@@ -101,7 +101,7 @@ def finish(rank: int, world: int) -> tuple:
         memory[name] = parameter.grad.data_ptr()
     model.blocks[0].norm1.weight.grad = None
     with count() as ledger:
-        finish_gradients(model, dist.group.WORLD)
+        finish_gradients(model, placement, dist.group.WORLD)
     sums = {
         name: parameter.grad.unique().tolist()
         for name, parameter in model.named_parameters()

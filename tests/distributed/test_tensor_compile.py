@@ -40,7 +40,7 @@ def explain(rank: int, world: int) -> list[tuple[int, int]]:
     found = []
     torch._dynamo.reset()
     for case in LAYOUTS:
-        model = split(case, dist.group.WORLD)
+        model, _ = split(case, dist.group.WORLD)
         own = SEQUENCE // world if case.sequence_parallel else SEQUENCE
         x = torch.randn(BATCH, own, HIDDEN).double().requires_grad_()
         seen = torch._dynamo.explain(model.blocks[0])(x)
@@ -58,7 +58,7 @@ def graphs(rank: int, world: int) -> list[int]:
     found = []
     for sequence_parallel in (False, True):
         case = Case(sequence_parallel, backend="eager")
-        model = split(case, dist.group.WORLD)
+        model, _ = split(case, dist.group.WORLD)
         counters.clear()
         model(*case.batch(0)).backward()
         found.append(counters["stats"]["unique_graphs"])

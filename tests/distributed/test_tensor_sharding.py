@@ -6,14 +6,7 @@ from torch import Tensor
 
 from workshop.errors import UserError
 from workshop.models.gpt import GPT, Attention, GPTConfig
-from workshop.parallel.tensor.sharding import is_sharded, padded
-from workshop.parallel.tensor.transform import (
-    PLAN,
-    shard_state_dict,
-    shard_tensor,
-    unshard_state_dict,
-    unshard_tensor,
-)
+from workshop.parallel.tensor.sharding import PLAN, shard_of, shard_tensor
 
 CONFIG = GPTConfig(layers=2, hidden=16, heads=4, sequence=8, vocabulary=37)
 
@@ -32,11 +25,14 @@ def numbered() -> dict[str, Tensor]:
 def test_there_and_back(size: int) -> None:
     """Every parameter of the model, its odd vocabulary included."""
     dense = numbered()
-    parts = [shard_state_dict(dense, PLAN, r, size) for r in range(size)]
-    joined = unshard_state_dict(parts, PLAN, CONFIG.vocabulary)
-    assert joined.keys() == dense.keys()
     for name, tensor in dense.items():
-        assert torch.equal(joined[name], tensor)
+        parts = [
+            shard_tensor(name, tensor, PLAN, rank, size)
+            for rank in range(size)
+        ]
+        shard = shard_of(name, tensor.shape, PLAN)
+        joined = parts[0] if shard is None else shard.whole(parts)
+        assert torch.equal(joined, tensor)
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -46,12 +42,12 @@ def test_every_element_is_on_one_rank_or_on_all(size: int) -> None:
         parts = [
             shard_tensor(name, tensor, PLAN, r, size) for r in range(size)
         ]
-        if not is_sharded(name, PLAN):
+        if shard_of(name, tensor.shape, PLAN) is None:
             assert all(part is tensor for part in parts)
             continue
         there = torch.cat([part.flatten() for part in parts])
         if name == "embedding.token.weight":
-            extra = (padded(37, size) - 37) * CONFIG.hidden
+            extra = -37 % size * CONFIG.hidden
             assert (there == 0).sum() == extra
             there = there[there != 0]
         assert torch.equal(there.sort().values, tensor.flatten())
@@ -62,8 +58,9 @@ def test_which_parameters_are_split() -> None:
     """All of the plan's weights, and the biases of column layers alone."""
     leaves = {
         name.removeprefix("blocks.1.")
-        for name in numbered()
-        if is_sharded(name, PLAN) and not name.startswith("blocks.0.")
+        for name, tensor in numbered().items()
+        if shard_of(name, tensor.shape, PLAN)
+        and not name.startswith("blocks.0.")
     }
     assert leaves == {
         "embedding.token.weight",
@@ -96,14 +93,14 @@ def test_a_rank_has_whole_heads_with_all_of_q_k_and_v() -> None:
 def test_parts_have_memory_of_their_own() -> None:
     """The dense model can be freed, and changing a part changes no other."""
     for name, tensor in numbered().items():
-        if is_sharded(name, PLAN):
+        if shard := shard_of(name, tensor.shape, PLAN):
             part = shard_tensor(name, tensor, PLAN, 0, 2)
             assert part.is_contiguous()
             assert part.untyped_storage().nbytes() == part.nbytes
-            again = unshard_tensor(name, [part, part], PLAN, 37)
+            again = shard.whole([part, part])
             assert again.data_ptr() != part.data_ptr()
 
 
 def test_a_dimension_that_does_not_divide_is_named() -> None:
-    with pytest.raises(UserError, match=r"mlp\.up\.weight.* of 6,.* size 4"):
+    with pytest.raises(UserError, match=r"mlp\.up\.weight.* of 6 .* 4 ranks"):
         shard_tensor("blocks.0.mlp.up.weight", torch.ones(6, 2), PLAN, 0, 4)

@@ -6,23 +6,21 @@ from tensor_cases import Case, split
 from torch import Tensor
 from training_cases import groups_of
 
-from workshop.groups import ParallelDims
+from workshop.layout import Layout
 from workshop.parallel.random_streams import seed_streams, stream
 
 SEED = 7
 
 
-def masks(
-    rank: int, world: int, dims: ParallelDims, sequence_parallel: bool
-) -> tuple:
+def masks(rank: int, world: int, layout: Layout) -> tuple:
     """Return this rank's coordinate and the masks of its dropouts.
 
     The first passes of a model, the same passes again after seeding, and
     the last of them again after restoring the state between them.
     """
-    groups = groups_of(dims)
-    case = Case(sequence_parallel, dropout=0.5)
-    model = split(case, groups.tp)
+    groups = groups_of(layout)
+    case = Case(layout.sequence_parallel, dropout=0.5)
+    model, _ = split(case, groups.tp)
     seen: list[Tensor] = []
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -35,13 +33,13 @@ def masks(
         model(*case.batch(0))
         return torch.stack(seen)
 
-    seed_streams(SEED, dims, groups.at, sequence_parallel)
+    seed_streams(SEED, layout, groups.at)
     first = draw()
     state = torch.get_rng_state()
     second = draw()
     torch.set_rng_state(state)
     restored = draw()
-    seed_streams(SEED, dims, groups.at, sequence_parallel)
+    seed_streams(SEED, layout, groups.at)
     again = draw()
     return groups.at, first, second, again, restored
 
@@ -49,7 +47,8 @@ def masks(
 def test_masks_on_four_ranks(pool4: Pool) -> None:
     """tp: equal if replicated, different if tokens are split. dp: never."""
     for sequence_parallel in (False, True):
-        found = pool4.run(masks, ParallelDims(dp=2, tp=2), sequence_parallel)
+        layout = Layout(dp=2, tp=2, sequence_parallel=sequence_parallel)
+        found = pool4.run(masks, layout)
         by_place = {(at.dp, at.tp): first for at, first, *_ in found}
         for dp in range(2):
             a, b = by_place[dp, 0], by_place[dp, 1]
@@ -66,12 +65,13 @@ def test_masks_on_four_ranks(pool4: Pool) -> None:
 
 
 def test_streams_are_shared_by_tensor_parallel_ranks_alone() -> None:
-    dims = ParallelDims(dp=2, tp=4, pp=3)
-    places = [dims.coordinate(rank) for rank in range(dims.world_size)]
-    shared = {stream(dims, at, sequence_parallel=False) for at in places}
-    own = {stream(dims, at, sequence_parallel=True) for at in places}
+    layout = Layout(dp=2, tp=4, pp=3)
+    split = layout.replace(sequence_parallel=True)
+    places = [layout.coordinate(rank) for rank in range(layout.world_size)]
+    shared = {stream(layout, at) for at in places}
+    own = {stream(split, at) for at in places}
     assert len(shared) == 2 * 3
     assert len(own) == 2 * 3 * 4
     for at in places:
         first = at._replace(tp=0)
-        assert stream(dims, at, False) == stream(dims, first, False)
+        assert stream(layout, at) == stream(layout, first)

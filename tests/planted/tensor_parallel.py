@@ -17,6 +17,7 @@ from tensor_cases import LAYERS, STEPS, Case
 from torch import Tensor, nn
 
 from workshop import collectives
+from workshop.parallel.placement import PARTIAL, WHOLE, Placement
 from workshop.parallel.tensor import layers as tensor_layers
 from workshop.parallel.tensor import transform as tensor_parallel
 from workshop.parallel.tensor.layers import (
@@ -47,15 +48,13 @@ def qkv_cut_across() -> AbstractContextManager[object]:
 
 
 @contextmanager
-def after_apply(change: Callable[[str, nn.Parameter], None]) -> Iterator:
-    """Change what `apply` has noted on the parameters."""
+def after_apply(change: Callable[[str, Placement], Placement]) -> Iterator:
+    """Change where the parameters are said to lie."""
     apply = tensor_parallel.apply
 
-    def changed(*args: object) -> nn.Module:
-        model = apply(*args)
-        for name, parameter in model.named_parameters():
-            change(name, parameter)
-        return model
+    def changed(*args: object) -> dict[str, Placement]:
+        placement = apply(*args)
+        return {n: change(n, lies) for n, lies in placement.items()}
 
     with mock.patch.object(tensor_parallel, "apply", changed):
         yield
@@ -64,9 +63,9 @@ def after_apply(change: Callable[[str, nn.Parameter], None]) -> Iterator:
 def forget(what: str) -> Plant:
     """Leave some partial gradients out of the sum over the group."""
 
-    def change(name: str, parameter: nn.Parameter) -> None:
-        if what in name:
-            parameter.sequence_partial = False
+    def change(name: str, lies: Placement) -> Placement:
+        partial_here = what in name and lies.tp == PARTIAL
+        return Placement(tp=WHOLE) if partial_here else lies
 
     return partial(after_apply, change)
 
@@ -74,8 +73,8 @@ def forget(what: str) -> Plant:
 def sums_replicated() -> AbstractContextManager[object]:
     """Gradients that are whole on every rank are summed all the same."""
 
-    def change(name: str, parameter: nn.Parameter) -> None:
-        parameter.sequence_partial = not parameter.tensor_sharded
+    def change(name: str, lies: Placement) -> Placement:
+        return Placement(tp=PARTIAL) if lies.tp == WHOLE else lies
 
     return after_apply(change)
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from estimate_cases import kept_bytes
 
-from workshop.estimate.layout import layout
 from workshop.estimate.memory import (
     DEVICES,
     activation_bytes,
@@ -18,6 +17,7 @@ from workshop.estimate.memory import (
     rank_bytes,
     state_bytes,
 )
+from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS, GPT, GPTConfig, compile_blocks
 from workshop.records.load import load
 from workshop.training.optimizer import make_optimizer
@@ -37,7 +37,7 @@ def test_activations_of_a_layer_and_of_the_head(dtype, batch, compiled):
     if compiled:
         # The partition of inductor without its compiler.
         compile_blocks(model, "aot_eager_decomp_partition")
-    sizes = asdict(config), layout(micro_batch=batch), dtype.itemsize
+    sizes = asdict(config), Layout(micro_batch=batch), dtype.itemsize
     x = torch.zeros(batch, 64, 128, dtype=dtype, requires_grad=True)
     kept = kept_bytes(model.blocks[0], x)
     assert layer_bytes(*sizes) == pytest.approx(kept, abs=8)
@@ -59,7 +59,7 @@ def test_states_equal_those_of_the_optimizer(precision):
     model(tokens, tokens).backward()
     optimizer.step()
     weights = list(model.parameters())
-    found = state_bytes(asdict(config), layout(), 0, precision)
+    found = state_bytes(asdict(config), Layout(), 0, precision)
     assert found["weights"] == sum(p.nbytes for p in weights)
     assert found["gradients"] == sum(p.grad.nbytes for p in weights)
     assert found["optimizer"] == sum(
@@ -85,7 +85,7 @@ def test_the_peak_equals_the_recorded_one(name, buckets):
     """Within 1 %.  On two nodes the buckets are tensors of torch."""
     run = load(name)
     meta = run.metrics(0)[0]
-    spread = layout(dp=meta["world_size"], micro_batch=meta["micro_batch"])
+    spread = Layout(dp=meta["world_size"], micro_batch=meta["micro_batch"])
     model = asdict(CONFIGS[meta["model"]])
     parts = rank_bytes(model, spread, buckets=buckets)
     measured = run.summary["memory_gib"]["median"] * 2**30
@@ -93,19 +93,19 @@ def test_the_peak_equals_the_recorded_one(name, buckets):
 
 
 def test_the_parts_add_up_and_end_behind_the_last_backward():
-    parts = rank_bytes(GPT_1_3B, layout(micro_batch=16))
+    parts = rank_bytes(GPT_1_3B, Layout(micro_batch=16))
     assert parts["gradients"] == 0
     total = parts.pop("total")
     assert total == sum(parts.values())
     little = dict(GPT_1_3B, sequence=1)
-    parts = rank_bytes(little, layout())
+    parts = rank_bytes(little, Layout())
     assert parts["gradients"] > 0
     assert parts["layers"] == parts["logits"] == 0
 
 
 def test_gpipe_keeps_every_micro_batch_and_1f1b_one_a_stage():
     def kept(schedule, stage):
-        spread = layout(
+        spread = Layout(
             pp=4, micro_batch=2, num_microbatches=8, schedule=schedule
         )
         return activation_bytes(GPT_1_3B, spread, stage)
@@ -120,10 +120,10 @@ def test_gpipe_keeps_every_micro_batch_and_1f1b_one_a_stage():
 
 
 def test_sequence_parallelism_divides_every_activation():
-    spread = layout(tp=4, micro_batch=2)
-    whole = layer_bytes(GPT_1_3B, layout(micro_batch=2))
+    spread = Layout(tp=4, micro_batch=2)
+    whole = layer_bytes(GPT_1_3B, Layout(micro_batch=2))
     tensor = layer_bytes(GPT_1_3B, spread)
-    both = layer_bytes(GPT_1_3B, {**spread, "sequence_parallel": True})
+    both = layer_bytes(GPT_1_3B, spread.replace(sequence_parallel=True))
     assert 4 * both == whole
     unit = 2 * 1024 * 2048
     logarithms = 4 * 2 * 16 * 1024 // 4
@@ -132,17 +132,17 @@ def test_sequence_parallelism_divides_every_activation():
 
 
 def test_the_largest_micro_batch_fits_and_one_more_does_not():
-    largest = largest_micro_batch(GPT_1_3B, layout(), H200)
-    assert fits(GPT_1_3B, layout(micro_batch=largest), H200)
-    assert not fits(GPT_1_3B, layout(micro_batch=largest + 1), H200)
-    assert largest_micro_batch(GPT_1_3B, layout(), 2**30) == 0
+    largest = largest_micro_batch(GPT_1_3B, Layout(), H200)
+    assert fits(GPT_1_3B, Layout(micro_batch=largest), H200)
+    assert not fits(GPT_1_3B, Layout(micro_batch=largest + 1), H200)
+    assert largest_micro_batch(GPT_1_3B, Layout(), 2**30) == 0
 
 
 def test_ten_billion_parameters_need_two_devices():
     model = asdict(CONFIGS["gpt-10b"])
-    assert not fits(model, layout(), H200)
-    assert fits(model, layout(tp=2), H200)
-    spread = layout(pp=2, num_microbatches=4)
+    assert not fits(model, Layout(), H200)
+    assert fits(model, Layout(tp=2), H200)
+    spread = Layout(pp=2, num_microbatches=4)
     assert fits(model, spread, H200)
     stage, parts = largest_stage(model, spread)
     assert parts["total"] == max(

@@ -18,7 +18,6 @@ from workshop.estimate.data_parallel import (
     in_buckets,
     timeline,
 )
-from workshop.estimate.layout import layout
 from workshop.estimate.pipeline import (
     bubble_over_ideal,
     bubble_over_total,
@@ -33,6 +32,7 @@ from workshop.estimate.time import (
     tensor_seconds,
     update_seconds,
 )
+from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
 from workshop.parallel.pipeline import schedule as pipeline_schedule
 from workshop.parallel.pipeline.schedule import make_schedule
@@ -65,7 +65,7 @@ def test_a_network_moves_an_eighth_of_its_bits():
 
 
 def test_the_seconds_of_all_messages_add_up():
-    both = layout(dp=2, tp=2, micro_batch=4)
+    both = Layout(dp=2, tp=2, micro_batch=4)
     entries = traffic(GPT_1_3B, both)
     links = {"dp": link(0.0, 3.0), "tp": link(0.0, 300.0)}
     apart = [total_seconds(entries, links, axis) for axis in ("dp", "tp")]
@@ -125,7 +125,7 @@ def test_a_bucket_leaves_when_it_is_full_and_the_link_is_free():
 
 
 def test_backward_hides_all_but_the_last_buckets_on_a_fast_link():
-    spread_out = layout(dp=2)
+    spread_out = Layout(dp=2)
     late, busy = exposed(GPT_1_3B, spread_out, 1.0, LINK)
     buckets = in_buckets(gradients(GPT_1_3B, spread_out))
     last = [size for size, share in buckets if share == 1]
@@ -146,19 +146,19 @@ def test_backward_hides_all_but_the_last_buckets_on_a_fast_link():
 
 def test_a_slow_link_runs_from_the_first_bucket_to_the_end():
     slow = link(0.0, 3.0)
-    late, busy = exposed(GPT_1_3B, layout(dp=2), 0.1, slow)
+    late, busy = exposed(GPT_1_3B, Layout(dp=2), 0.1, slow)
     assert busy == pytest.approx(
-        total_sent(traffic(GPT_1_3B, layout(dp=2))) / 3e9
+        total_sent(traffic(GPT_1_3B, Layout(dp=2))) / 3e9
     )
     assert busy - 0.1 < late < busy
 
 
 def test_the_stages_share_the_compute_by_their_operations():
-    whole = spread(GPT_1_3B, layout(micro_batch=4), 0.3)
+    whole = spread(GPT_1_3B, Layout(micro_batch=4), 0.3)
     assert whole == [(pytest.approx(0.1), pytest.approx(0.2))]
-    stages = spread(GPT_1_3B, layout(pp=2, tp=2, micro_batch=4), 0.3)
+    stages = spread(GPT_1_3B, Layout(pp=2, tp=2, micro_batch=4), 0.3)
     assert sum(map(sum, stages)) == pytest.approx(0.15)
-    even = spread(GPT_1_3B, layout(pp=2, cut=[12, 12]), 0.3)
+    even = spread(GPT_1_3B, Layout(pp=2, cut=[12, 12]), 0.3)
     uneven = sum(even[1]) / sum(even[0])
     assert uneven == pytest.approx(1.16, abs=0.01)
     balanced = sum(stages[1]) / sum(stages[0])
@@ -166,7 +166,7 @@ def test_the_stages_share_the_compute_by_their_operations():
 
 
 def test_the_compute_from_operations_and_their_rate():
-    ((forward, backward),) = from_flops(GPT_1_3B, layout(), 1e12)
+    ((forward, backward),) = from_flops(GPT_1_3B, Layout(), 1e12)
     work = 3 * 1024 * (24 * (24 * 2048**2 + 4 * 2048 * 1024))
     work += 3 * 1024 * 2 * 2048 * 50304
     assert forward + backward == pytest.approx(work / 1e12)
@@ -174,7 +174,7 @@ def test_the_compute_from_operations_and_their_rate():
 
 
 def test_half_of_the_tensor_parallel_messages_hide():
-    spread_out = layout(tp=2, micro_batch=16)
+    spread_out = Layout(tp=2, micro_batch=16)
     stages = spread(GPT_1_3B, spread_out, 0.24)
     sizes = GPT_1_3B, spread_out, 0, stages[0][1]
     late, everything = tensor_seconds(*sizes, LINK)
@@ -206,18 +206,18 @@ LAYOUTS = [
 
 @pytest.mark.parametrize("sizes", LAYOUTS, ids=str)
 def test_the_parts_of_a_step_add_up(sizes):
-    spread_out = layout(micro_batch=4, **sizes)
+    spread_out = Layout(micro_batch=4, **sizes)
     stages = spread(GPT_1_3B, spread_out, 0.06)
     links = {axis: LINK for axis in ("dp", "tp", "pp")}
     found = step_time(GPT_1_3B, spread_out, stages, links, 0.01)
     parts = ("compute", "imbalance", "bubble", "tp", "pp", "dp")
     parts += ("contention", "optimizer")
     assert found["total"] == pytest.approx(sum(found[key] for key in parts))
-    m, ranks = spread_out["num_microbatches"], spread_out["pp"]
-    work = m * 0.06 / spread_out["tp"] / ranks
+    m, ranks = spread_out.num_microbatches, spread_out.pp
+    work = m * 0.06 / spread_out.tp / ranks
     assert found["compute"] == pytest.approx(work)
     for axis in ("dp", "tp", "pp"):
-        assert (found[axis] > 0) == (spread_out[axis] > 1)
+        assert (found[axis] > 0) == (getattr(spread_out, axis) > 1)
     assert (found["bubble"] > 0) == (ranks > 1)
     slower = {axis: network(25) for axis in links}
     worse = step_time(GPT_1_3B, spread_out, stages, slower, 0.01)
@@ -229,13 +229,13 @@ def test_the_parts_of_a_step_add_up(sizes):
 
 
 def test_a_step_of_one_device_is_compute_and_update():
-    found = step_time(GPT_1_3B, layout(), [(0.1, 0.2)], {}, 0.05)
+    found = step_time(GPT_1_3B, Layout(), [(0.1, 0.2)], {}, 0.05)
     assert found["total"] == pytest.approx(0.35)
     assert found["tokens_per_s"] == pytest.approx(1024 / 0.35)
 
 
 def test_contention_slows_what_communication_runs_beside():
-    spread_out = layout(dp=2, micro_batch=16)
+    spread_out = Layout(dp=2, micro_batch=16)
     stages = spread(GPT_1_3B, spread_out, 0.24)
     found = step_time(
         GPT_1_3B, spread_out, stages, {"dp": LINK}, slowdown=2.0
@@ -245,9 +245,9 @@ def test_contention_slows_what_communication_runs_beside():
 
 def test_the_update_moves_thirty_bytes_a_parameter():
     assert optimizer_seconds(1e9, 3000) == pytest.approx(0.01)
-    whole = update_seconds(GPT_1_3B, layout(), 4000)
+    whole = update_seconds(GPT_1_3B, Layout(), 4000)
     assert whole == pytest.approx(optimizer_seconds(1_313_722_368, 4000))
-    assert update_seconds(GPT_1_3B, layout(pp=2), 4000) < 0.6 * whole
+    assert update_seconds(GPT_1_3B, Layout(pp=2), 4000) < 0.6 * whole
 
 
 @pytest.mark.parametrize("way", ["naive", "overlapped"])
@@ -259,7 +259,7 @@ def test_the_recorded_runs_take_as_long_as_predicted(gpus, links, way):
     parts = predict(
         load("lab1/compare-data-parallel"),
         load("lab1/links-1node"),
-        layout(dp=2, micro_batch=16),
+        Layout(dp=2, micro_batch=16),
         {"dp": curve(load(f"lab1/{links}"))},
         overlap=way == "overlapped",
     )

@@ -2,16 +2,16 @@
 
 import pytest
 
-from workshop.bench.layouts import contestants
+from workshop.bench.contestants import one_strategy_each
 from workshop.estimate.pipeline import bubble_over_total
 from workshop.lab1 import check_layouts, sweep_pipeline
 
 
 def test_every_layout_of_four_ranks_is_checked() -> None:
     found = check_layouts.layouts(4)
-    names = [check_layouts.name_of(*each) for each in found]
+    names = [check_layouts.name_of(each) for each in found]
     assert len(set(names)) == len(names) == 16
-    sizes = {(d.dp, d.tp, d.pp) for d, _ in found}
+    sizes = {(each.dp, each.tp, each.pp) for each in found}
     assert sizes == {
         (4, 1, 1), (2, 2, 1), (2, 1, 2), (1, 4, 1), (1, 2, 2), (1, 1, 4)
     }  # fmt: skip
@@ -21,12 +21,12 @@ def test_every_layout_of_four_ranks_is_checked() -> None:
 
 
 def test_a_size_that_does_not_divide_the_model_is_left_out() -> None:
-    sizes = {(d.tp, d.pp) for d, _ in check_layouts.layouts(3)}
+    sizes = {(each.tp, each.pp) for each in check_layouts.layouts(3)}
     assert sizes == {(1, 1)}
 
 
 def test_layouts_count_what_all_ranks_process() -> None:
-    found = {c.name: c.sequences(2) for c in contestants(2, 16, 4, 16)}
+    found = {c.name: c.sequences(2) for c in one_strategy_each(2, 16, 4, 16)}
     assert found == {
         "alone": 32, "dp2": 32, "tp2": 16, "tp2-sp": 16, "pp2": 64
     }  # fmt: skip

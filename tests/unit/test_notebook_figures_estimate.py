@@ -8,10 +8,10 @@ from fabricated import Fabricated
 
 from workshop.errors import UserError
 from workshop.estimate.communication import link
-from workshop.estimate.layout import from_name
 from workshop.estimate.memory import DEVICES, largest_stage
 from workshop.figures import estimate as drawn
 from workshop.figures import style
+from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
 
 LINKS = {axis: link(20.0, 300.0) for axis in ("dp", "tp", "pp")}
@@ -96,8 +96,8 @@ def test_a_faster_network_never_slows_a_layout_down(ranks):
 
 def test_memory_is_stacked_up_to_the_devices_limit():
     layouts = {
-        "fits": from_name("tp2", micro_batch=16),
-        "does not": from_name("dp1", micro_batch=96),
+        "fits": Layout.from_name("tp2", micro_batch=16),
+        "does not": Layout.from_name("dp1", micro_batch=96),
     }
     figure = drawn.memory_by_part(MODEL, layouts)
     (axis,) = figure.axes

@@ -6,8 +6,8 @@ import pytest
 from fabricated import Fabricated, entry
 
 from workshop.estimate.communication import seconds
-from workshop.estimate.layout import layout
 from workshop.figures import nodes as figures
+from workshop.layout import Layout
 from workshop.records.predict import layouts as model
 
 
@@ -46,9 +46,9 @@ def test_one_gpu_of_a_comparison_is_the_one_whose_neighbour_idles(alone):
 
 
 def test_one_gpu_is_predicted_as_it_was_measured(alone):
-    found = model.predict(alone, INSIDE, layout(micro_batch=16), {})
+    found = model.predict(alone, INSIDE, Layout(micro_batch=16), {})
     assert found["total"] == pytest.approx(0.25)
-    half = model.predict(alone, INSIDE, layout(micro_batch=8), {})
+    half = model.predict(alone, INSIDE, Layout(micro_batch=8), {})
     assert half["compute"] == pytest.approx(found["compute"] / 2)
     assert half["optimizer"] == found["optimizer"] > 0
 
@@ -80,8 +80,8 @@ def test_who_shares_a_link_needs_twice_the_time_for_bytes(read):
 )  # fmt: skip
 def test_layouts_are_compared_at_one_batch(layouts, ranks):
     for name, one in layouts.items():
-        assert one["dp"] * one["tp"] * one["pp"] == ranks, name
-        batch = one["dp"] * one["micro_batch"] * one["num_microbatches"]
+        assert one.dp * one.tp * one.pp == ranks, name
+        batch = one.dp * one.micro_batch * one.num_microbatches
         assert batch == model.SEQUENCES, name
 
 

@@ -10,7 +10,6 @@ from workshop.parallel.pipeline.messages import route_of
 from workshop.parallel.pipeline.schedule import (
     BACKWARD,
     FORWARD,
-    NAMES,
     Operation,
     check,
     chunks_of,
@@ -20,6 +19,7 @@ from workshop.parallel.pipeline.schedule import (
     make_schedule,
     one_f_one_b,
 )
+from workshop.schedules import SCHEDULES
 
 
 def test_every_pass_is_there_once_and_backward_comes_later() -> None:
@@ -119,8 +119,8 @@ def test_what_no_schedule_can_do_is_one_sentence(arguments, message) -> None:
 
 
 def test_every_name_makes_a_schedule() -> None:
-    assert len({str(make_schedule(n, 2, 4, 1 + (n == NAMES[-1])))
-                for n in NAMES}) == 3  # fmt: skip
+    assert len({str(make_schedule(n, 2, 4, 1 + (n == SCHEDULES[-1])))
+                for n in SCHEDULES}) == 3  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from workshop.training.clipping import clipped_step, global_norm
+from workshop.training.clipping import clipped_step, local_norm
 from workshop.training.optimizer import make_optimizer
 
 SIZE = 24
@@ -37,7 +37,7 @@ def test_it_equals_clipping_first(dtype, limit):
     for seed in range(4):
         backward(folded, seed)
         backward(plain, seed)
-        norm = global_norm(folded.parameters())
+        norm = local_norm(folded.parameters())
         before = nn.utils.clip_grad_norm_(plain.parameters(), limit)
         torch.testing.assert_close(norm, before)
         clipped.append(bool(norm > limit))
@@ -56,7 +56,7 @@ def test_a_limit_of_zero_is_no_clipping():
     for module in (ours, theirs):
         backward(module, 1)
         module[0].weight.grad *= 1e3
-    clipped_step(make_optimizer(ours, 0.1), global_norm(ours.parameters()), 0)
+    clipped_step(make_optimizer(ours, 0.1), local_norm(ours.parameters()), 0)
     make_optimizer(theirs, 0.1).step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -68,7 +68,7 @@ def test_the_norm_leaves_out_what_has_no_gradient():
     module[1].bias.grad = None
     grads = [p.grad for p in module.parameters() if p.grad is not None]
     expected = torch.cat([g.flatten() for g in grads]).norm()
-    torch.testing.assert_close(global_norm(module.parameters()), expected)
+    torch.testing.assert_close(local_norm(module.parameters()), expected)
 
 
 def test_an_optimizer_that_would_ignore_the_scale_is_refused():
@@ -76,7 +76,7 @@ def test_an_optimizer_that_would_ignore_the_scale_is_refused():
     backward(module, 1)
     optimizer = torch.optim.AdamW(module.parameters(), fused=False)
     with pytest.raises(ValueError, match="fused=True"):
-        clipped_step(optimizer, global_norm(module.parameters()), 1.0)
+        clipped_step(optimizer, local_norm(module.parameters()), 1.0)
 
 
 def test_matrices_decay_and_vectors_do_not():
