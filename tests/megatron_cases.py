@@ -118,7 +118,8 @@ def micro_batches(
 def train_dense(case: Case) -> Held:
     """Return loss and gradients of our dense model, or its weights.
 
-    With `steps=0` the gradients of step 0; otherwise the weights after
+    With `steps=0` the gradients of step 0, and the loss twice, as a step
+    and an evaluation report it; otherwise the weights after
     that many steps of our own clipping and AdamW.
     """
     model = dense_model(case.dtype)
@@ -128,11 +129,11 @@ def train_dense(case: Case) -> Held:
         optimizer.zero_grad()
         loss = model(*global_batch(step, sequences(case)))
         loss.backward()
-        report = [loss.item()]
+        report = [loss.item(), loss.item()]
         if case.steps:
             norm = local_norm(model.parameters())
             clipped_step(optimizer, norm, CLIP)
-            report.append(norm.item())
+            report[1] = norm.item()
     tensors = {
         name: (p if case.steps else p.grad).detach().clone()
         for name, p in model.named_parameters()
@@ -178,7 +179,7 @@ def train_rank(rank: int, world: int, case: Case) -> Held:
             batches = micro_batches(case, 0, at.dp)
             loss = megatron.forward_backward(batches)
             dist.all_reduce(loss)
-            report = [loss.item()]
+            report = [loss.item(), megatron.loss(batches).item()]
         tensors = {
             name: (p if case.steps else p.main_grad).detach().clone()
             for stage in megatron.stages
@@ -196,7 +197,7 @@ def train_ours(rank: int, world: int, case: Case) -> Held:
     loss = trainer.forward_backward(batches)
     trainer.finish()
     tensors = {name: p.grad.clone() for name, p in trainer.parameters.items()}
-    report = [trainer.mean(loss).item()]
+    report = [trainer.mean(loss).item(), trainer.loss(batches).item()]
     return Held(groups.at, tensors, report)
 
 

@@ -77,7 +77,7 @@ def unmarked_cuts() -> Iterator[None]:
 @contextmanager
 def decaying_vectors() -> Iterator[None]:
     """Nothing applies the multiple of the weight decay that vectors have."""
-    with patched("training.get_standard_config_overrides", lambda _: {}):
+    with patched("trainer.get_standard_config_overrides", lambda _: {}):
         yield
 
 
