@@ -53,6 +53,7 @@ class Case:
     awkward: bool = False
     deep: bool = False
     compiled: bool = False
+    tied: bool = True
     plant: Callable[[LayoutTrainer], None] | None = field(
         default=None, compare=False
     )
@@ -66,13 +67,15 @@ class Case:
             f"{self.optimizer} clip {self.clip:g}"
             f"{' awkward' * self.awkward}{' deep' * self.deep}"
             f"{' compiled' * self.compiled}"
+            f"{' untied' * (not self.tied)}"
         )
 
     @property
     def config(self) -> GPTConfig:
         """The sizes of the model."""
         sizes = {"layers": 8, "heads": 8} if self.deep else {}
-        return replace(CONFIG, bias=not self.awkward, **sizes)
+        awkward = {"bias": not self.awkward, "tied": self.tied}
+        return replace(CONFIG, **awkward, **sizes)
 
     @property
     def dense(self) -> "Case":
@@ -82,6 +85,7 @@ class Case:
             clip=self.clip,
             awkward=self.awkward,
             deep=self.deep,
+            tied=self.tied,
         )
 
     def model(self) -> GPT:
@@ -242,7 +246,7 @@ def assemble(
 @cache
 def shapes() -> dict[str, torch.Size]:
     """Return the shape of every parameter of the dense model."""
-    model = GPT(CONFIG)
+    model = GPT(replace(CONFIG, tied=False))
     return {name: p.shape for name, p in model.named_parameters()}
 
 

@@ -19,9 +19,10 @@ from training_cases import gradients_of
 
 from workshop.collectives import count
 from workshop.models.gpt import GPT, GPTConfig
-from workshop.parallel.pipeline.executor import Pipeline, unwrapped
+from workshop.parallel.pipeline.executor import Pipeline
+from workshop.parallel.pipeline.naive import NaivePipeline
 from workshop.parallel.pipeline.schedule import Operation, make_schedule
-from workshop.parallel.pipeline.stages import make_stages
+from workshop.parallel.pipeline.stages import make_stages, unwrapped
 
 BATCH, SEED, SEQUENCE, HIDDEN = 2, 100, 8, 16
 SHAPE = (BATCH, SEQUENCE, HIDDEN)
@@ -51,13 +52,17 @@ class Case:
     frozen: tuple[str, ...] = ()
     device: str = "cpu"
     dtype: torch.dtype = torch.float64
-    pipeline: type[Pipeline] = field(default=Pipeline, compare=False)
+    tied: bool = True
+    pipeline: type[Pipeline | NaivePipeline] = field(
+        default=Pipeline, compare=False
+    )
     options: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def config(self) -> GPTConfig:
         """The sizes, with a vocabulary that nothing divides."""
-        return GPTConfig(self.layers, HIDDEN, 2, SEQUENCE, vocabulary=37)
+        sizes = (self.layers, HIDDEN, 2, SEQUENCE, 37)
+        return GPTConfig(*sizes, tied=self.tied)
 
     def model(self) -> GPT:
         """Return the dense model, the same on every rank."""

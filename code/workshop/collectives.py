@@ -233,3 +233,35 @@ def receive(
     if _open:
         record("receive", tensor, group)
     return dist.irecv(tensor, group=group, tag=tag, group_src=source)
+
+
+def exchange(
+    group: dist.ProcessGroup,
+    sent: tuple[Tensor, int, int] | None,
+    received: tuple[Tensor, int, int] | None,
+) -> list[dist.Work]:
+    """Start to send to one rank and to receive from another, both at once.
+
+    Args:
+        sent: a contiguous tensor, the receiver's rank WITHIN the group, and
+            a tag as `send` takes it.
+        received: where a tensor goes, its sender's rank, and its tag.
+
+    NCCL gets both as one operation, so that two ranks which exchange never
+    wait for each other. Returns the handles to wait for.
+    """
+    operations = []
+    for kind, start, pair in (
+        ("send", dist.isend, sent),
+        ("receive", dist.irecv, received),
+    ):
+        if pair is not None:
+            tensor, other, tag = pair
+            if _open:
+                record(kind, tensor, group)
+            operations.append(
+                dist.P2POp(
+                    start, tensor, group=group, tag=tag, group_peer=other
+                )
+            )
+    return dist.batch_isend_irecv(operations) if operations else []

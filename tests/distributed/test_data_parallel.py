@@ -1,5 +1,7 @@
 """Data parallelism equals the dense model: ours, and torch's beside it."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -143,3 +145,34 @@ def backward_twice(rank: int, world: int) -> None:
 def test_a_second_backward_outside_no_sync_is_refused(pool2: Pool) -> None:
     with pytest.raises(RankError, match=r"second gradient.*no_sync\(\)"):
         pool2.run(backward_twice)
+
+
+def let_go(rank: int, world: int) -> int:
+    """Return how many parameters and buckets outlive their wrapper."""
+    model = OverlappedDataParallel(
+        GPT(CONFIG).double(), dist.group.WORLD, bucket_mib=0.01
+    )
+    tokens = torch.zeros(2, CONFIG.sequence, dtype=torch.int64)
+    model(tokens, tokens).backward()
+    model.finish()
+    held = [*model.parameters(), *(bucket.flat for bucket in model.buckets)]
+    watched = [weakref.ref(one) for one in (model, model.module, *held)]
+    del model, held
+    gc.collect()
+    return sum(one() is not None for one in watched)
+
+
+def test_a_wrapper_is_freed_with_its_model_and_buckets(pool2: Pool) -> None:
+    assert pool2.run(let_go) == [0, 0]
+
+
+def nothing_trainable(rank: int, world: int) -> str:
+    model = GPT(CONFIG).requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing to average") as refused:
+        OverlappedDataParallel(model, dist.group.WORLD)
+    return str(refused.value)
+
+
+def test_nothing_trainable_is_refused(pool2: Pool) -> None:
+    assert all("leave data parallelism out" in s
+               for s in pool2.run(nothing_trainable))  # fmt: skip

@@ -49,6 +49,7 @@ def variants(world: int) -> list[Case]:
         layout = of(world, m=2, **size)
         every.append(Case(layout, optimizer="adamw", clip=CLIP))
         every.append(Case(layout, clip=CLIP, awkward=True))
+        every.append(Case(layout, clip=CLIP, tied=False))
     for way in ("naive", "overlapped-collective", "ddp"):
         every.append(Case(of(world, m=2), data_parallel=way))
     every.append(Case(of(world, pp=2, m=2), data_parallel="naive"))

@@ -1,6 +1,7 @@
 """A pipeline equals the dense model, whatever its schedule."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from workshop.errors import UserError
 from workshop.parallel.data.naive import NaiveDataParallel
 from workshop.parallel.data.overlapped import OverlappedDataParallel
 from workshop.parallel.pipeline.executor import Pipeline
+from workshop.parallel.pipeline.naive import NaivePipeline
 from workshop.parallel.pipeline.schedule import (
     gpipe,
     interleaved,
@@ -27,20 +29,34 @@ PLAIN = [Case("1f1b", m) for m in (1, 2, 3, 4, 8)] + [
 ]
 
 
+NAIVE = [replace(case, pipeline=NaivePipeline) for case in PLAIN]
+
+
 def test_two_stages_equal_the_dense_model(pool2: Pool) -> None:
     interleaved = [Case("interleaved", m, v=2) for m in (2, 4, 8)]
-    verify(pool2, PLAIN + interleaved)
+    verify(pool2, PLAIN + interleaved + NAIVE)
 
 
 def test_four_stages_equal_the_dense_model(pool4: Pool) -> None:
     interleaved = [Case("interleaved", m, v=2, layers=8) for m in (4, 8)]
-    verify(pool4, PLAIN + interleaved)
+    verify(pool4, PLAIN + interleaved + NAIVE)
+
+
+def test_a_head_of_its_own_has_nothing_to_sum(pool2: Pool) -> None:
+    cases = [Case(m, 4, tied=False) for m in ("1f1b", "gpipe")]
+    naive = [replace(case, pipeline=NaivePipeline) for case in cases]
+    chunks = Case("interleaved", 4, v=2, tied=False)
+    verify(pool2, [*cases, *naive, chunks])
 
 
 @pytest.mark.parametrize("wrap", [NaiveDataParallel, OverlappedDataParallel])
 def test_pipelines_beside_each_other_average(pool4: Pool, wrap) -> None:
-    cases = [Case("1f1b", 3, dp=2, wrap=wrap),
-             Case("interleaved", 2, v=2, dp=2, wrap=wrap)]  # fmt: skip
+    one = Case("1f1b", 3, dp=2, wrap=wrap)
+    cases = [
+        one,
+        replace(one, pipeline=NaivePipeline),
+        Case("interleaved", 2, v=2, dp=2, wrap=wrap),
+    ]
     verify(pool4, cases)
 
 
@@ -48,34 +64,29 @@ def test_frozen_parameters_stay_without_gradient(pool2: Pool) -> None:
     stage = [n for n, _ in Case().model().named_parameters()
              if n.startswith(("embedding", "blocks.0", "blocks.1"))]  # fmt: skip
     some = ("embedding.token.weight", "blocks.3.mlp.up.bias")
-    verify(pool2, [Case(frozen=tuple(stage)), Case(frozen=some)])
+    cases = [Case(frozen=tuple(stage)), Case(frozen=some)]
+    naive = [replace(case, pipeline=NaivePipeline) for case in cases]
+    verify(pool2, cases + naive)
 
 
-def test_blocking_sends_survive_gpipe_and_1f1b(pool4: Pool) -> None:
-    options = {"blocking": True, "timeout": 30}
-    verify(pool4, [Case(s, m, options=options) for s in ("gpipe", "1f1b")
-                   for m in (1, 5)])  # fmt: skip
-
-
-def swap(rank: int, world: int, blocking: bool) -> float:
+def swap(rank: int, world: int, kind: type) -> float:
     case = Case()
     schedule = make_schedule("1f1b", world, case.num_microbatches)
     schedule[0][:2] = reversed(schedule[0][:2])
     chunks = make_stages(case.model(), case.config, rank, world)
-    pipeline = Pipeline(chunks, schedule, dist.group.WORLD, SHAPE,
-                        blocking=blocking, timeout=1)  # fmt: skip
+    pipeline = kind(chunks, schedule, dist.group.WORLD, SHAPE, timeout=1)
     loss = pipeline.forward_backward(case.micro_batches(0)).item()
     pipeline.close()
     return loss
 
 
-def test_a_swapped_order_hangs_blocking_sends_and_names_the_ranks(
+def test_a_swapped_order_hangs_the_naive_one_which_names_the_ranks(
     pool2: Pool, record_property: Callable[[str, object], None]
 ) -> None:
-    one, two = pool2.run(swap, False)
+    one, two = pool2.run(swap, Pipeline)
     assert one == two
     with pytest.raises(RankError) as caught:
-        pool2.run(swap, True)
+        pool2.run(swap, NaivePipeline)
     said = "\n".join(caught.value.failures.values())
     assert caught.value.failures.keys() <= {0, 1}
     assert (
@@ -98,6 +109,10 @@ def refused(rank: int, world: int) -> list[str]:
             Pipeline(chunks, schedule, group, SHAPE)
         except UserError as error:
             said.append(str(error))
+    try:
+        NaivePipeline([*chunks, *chunks], interleaved(2, 2, 2), group, SHAPE)
+    except UserError as error:
+        said.append(str(error))
     pipeline = Pipeline(chunks, one_f_one_b(2, 3), group, SHAPE)
     try:
         pipeline.forward_backward(case.micro_batches(0))
@@ -109,7 +124,8 @@ def refused(rank: int, world: int) -> list[str]:
 
 def test_what_does_not_fit_is_one_sentence(pool2: Pool) -> None:
     for said in pool2.run(refused):
-        ranks, chunks, circle, number = said
+        ranks, chunks, circle, several, number = said
+        assert "give each rank one stage" in several
         assert "3 ranks with 1 chunks each and the pipeline has 2" in ranks
         assert "2 ranks with 2 chunks each and the pipeline has 2" in chunks
         assert "can never finish (deadlock: rank" in circle

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from workshop.parallel.data.overlapped import OverlappedDataParallel
 from workshop.parallel.pipeline.executor import Pipeline
+from workshop.parallel.pipeline.naive import NaivePipeline
 from workshop.parallel.pipeline.schedule import Operation
+from workshop.parallel.pipeline.stages import unwrapped
 
 NUM_MICROBATCHES = 3
 
@@ -143,12 +145,46 @@ class SyncsEveryBackward(Pipeline):
         return nullcontext()
 
 
+class NaiveTakesTheNewest(NaivePipeline):
+    """Backward goes through the graph of the newest micro-batch."""
+
+    def _backward(
+        self, operation: Operation, gradient: Tensor | None
+    ) -> Tensor | None:
+        first = max(self.kept)
+        self.kept[first], self.kept[operation.microbatch] = (
+            self.kept[operation.microbatch],
+            self.kept[first],
+        )
+        return super()._backward(operation, gradient)
+
+
+class NaiveLeavesItsOwnHalf(NaivePipeline):
+    """Each end takes the other's tied gradient in the place of its own."""
+
+    def finish_gradients(self) -> None:
+        weight = unwrapped(self.chunks[0]).tied
+        own = weight.grad.clone()
+        super().finish_gradients()
+        weight.grad -= own
+
+
+class NaiveScalesTwice(NaivePipeline):
+    """The 1/m is in the loss, and in the gradient that is handed back."""
+
+    def _backward(
+        self, operation: Operation, gradient: Tensor | None
+    ) -> Tensor | None:
+        handed = super()._backward(operation, gradient)
+        return None if handed is None else handed / len(self.micro_batches)
+
+
 @dataclass(frozen=True)
 class Bug:
     """A planted bug, the check that must catch it, and by what ratio."""
 
     name: str
-    pipeline: type[Pipeline]
+    pipeline: type[Pipeline | NaivePipeline]
     caught_by: str
     ratio: float | None = None
     dp: int = 1
@@ -175,4 +211,7 @@ BUGS = [
     Bug("send order swapped", SwapsMessages, "gradients"),
     Bug("GPipe in the place of 1F1B", RunsGPipe, "trace", 1.0),
     Bug("every backward averages", SyncsEveryBackward, "refusal", dp=2),
+    Bug("naive: graphs mixed up", NaiveTakesTheNewest, "gradients"),
+    Bug("naive: 1/m twice", NaiveScalesTwice, "gradients", 1 / 3),
+    Bug("naive: half of the tied", NaiveLeavesItsOwnHalf, "gradients"),
 ]

@@ -159,7 +159,7 @@ def pipeline_parallel(model, layout, stage=0, element_bytes=2):
 
     Activations b s h forward for each of its chunks but the model's last,
     gradients of the same size backward for each but the first; a t-th of
-    them under sequence parallelism.  The tied embedding's gradient is
+    them under sequence parallelism.  A tied embedding's gradient is
     summed over the first and the last stage.
     """
     p = layout.pp
@@ -173,7 +173,7 @@ def pipeline_parallel(model, layout, stage=0, element_bytes=2):
     )
     times = layout.num_microbatches * hand_overs
     found = [entry("pp", "send", b * s * h // share, element_bytes, p, times)]
-    if stage in (0, p - 1):
+    if stage in (0, p - 1) and model.get("tied", True):
         rows = -(-model["vocabulary"] // layout.tp)
         found.append(entry("pp", "all_reduce", rows * h, element_bytes, 2))
     return found

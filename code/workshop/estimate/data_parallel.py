@@ -51,7 +51,7 @@ def gradients(model, layout, stage=0):
             done += head
             norms = [h, h] if model.get("bias", True) else [h]
             found += [(size, done / total) for size in norms]
-            if not first:
+            if not (first and model.get("tied", True)):
                 found.append((rows * h, done / total))
         for _ in range(layers):
             done += layer

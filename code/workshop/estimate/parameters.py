@@ -5,16 +5,19 @@ Symbols: L layers, h hidden size, s sequence length, V vocabulary.
 """
 
 
-def gpt_parameters(layers, hidden, sequence, vocabulary, bias=True):
+def gpt_parameters(
+    layers, hidden, sequence, vocabulary, bias=True, tied=True
+):
     """Return the exact number of parameters of `workshop.models.gpt.GPT`.
 
-    The embedding is tied to the output projection and counted once:
+    A tied embedding is the output projection too, and counted once:
 
         V h + s h + L (12 h^2 + 13 h) + 2 h
 
     with `vocabulary` the padded one.  Without biases (`bias=False`) a layer
     keeps only the weights of its two LayerNorms, 2 h, and the final
-    LayerNorm keeps h.
+    LayerNorm keeps h.  A head with a weight of its own (`tied=False`) has
+    V h more.
     """
     weights = 4 * hidden * hidden + 8 * hidden * hidden
     if bias:
@@ -24,7 +27,7 @@ def gpt_parameters(layers, hidden, sequence, vocabulary, bias=True):
     else:
         vectors = 2 * layer_norm(hidden, bias)
     return (
-        (vocabulary + sequence) * hidden
+        (vocabulary * (1 if tied else 2) + sequence) * hidden
         + layers * (weights + vectors)
         + layer_norm(hidden, bias)
     )

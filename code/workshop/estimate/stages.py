@@ -58,7 +58,9 @@ def rank_parameters(model, layout, stage=0):
             found["replicated"] += model["sequence"] * h
         if last:
             found["replicated"] += norm
-            if not first:
+            if not model.get("tied", True):
+                found["sharded"] += rows * h
+            elif not first:
                 found["tied_copy"] += rows * h
     found["total"] = sum(found.values())
     return found

@@ -1,4 +1,4 @@
-"""GPT with the shape of GPT-2: pre-LayerNorm, tied embedding, dense.
+"""GPT with the shape of GPT-2: pre-LayerNorm, dense, tied or not.
 
 The model knows nothing of parallelism; the strategies are applied to it from
 outside. Radford et al. 2019 give the shape; Shoeybi et al. 2019
@@ -19,7 +19,8 @@ class GPTConfig:
 
     `vocabulary` is the padded size V of the embedding, at least the
     tokenizer's. `dropout` applies to the embedding and to both outputs of a
-    block.
+    block. `tied` heads use the token embedding's weight, others have one of
+    their own, as GPT-J's.
     """
 
     layers: int
@@ -29,6 +30,7 @@ class GPTConfig:
     vocabulary: int
     bias: bool = True
     dropout: float = 0.0
+    tied: bool = True
 
     def __post_init__(self) -> None:
         if self.hidden % self.heads:
@@ -124,20 +126,26 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """Final LayerNorm and the projection onto the tied embedding."""
+    """Final LayerNorm and the projection onto the vocabulary."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.hidden, bias=config.bias)
+        self.weight = None
+        if not config.tied:
+            size = (config.vocabulary, config.hidden)
+            self.weight = nn.Parameter(torch.empty(size))
 
     def forward(
-        self, x: Tensor, weight: Tensor, targets: Tensor | None
+        self, x: Tensor, tied: Tensor | None, targets: Tensor | None
     ) -> Tensor:
-        """Map (b, s, h) and the weight (V, h) to logits or to the mean loss.
+        """Map (b, s, h) to logits or to the mean loss.
 
-        With `targets` (b, s) the result is the scalar cross-entropy in nats
+        `tied` is the embedding's weight (V, h), None for a head with one of
+        its own.  With `targets` (b, s) the result is the scalar cross-entropy in nats
         a token, without them the logits (b, s, V).
         """
+        weight = self.weight if tied is None else tied
         logits = F.linear(self.norm(x), weight)
         if targets is None:
             return logits
@@ -189,7 +197,8 @@ class GPT(nn.Module):
         x = self.embedding(tokens)
         for block in self.blocks:
             x = block(x)
-        return self.head(x, self.embedding.token.weight, targets)
+        tied = self.embedding.token.weight if self.config.tied else None
+        return self.head(x, tied, targets)
 
 
 def seeded(config: GPTConfig, seed: int, device: torch.device) -> GPT:

@@ -4,8 +4,10 @@ Buckets of gradients are sent by hooks as soon as they are complete (Li et
 al. 2020, arXiv:2006.15704).
 """
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -42,6 +44,11 @@ class OverlappedDataParallel(DataParallel):
         super().__init__(module, group, unused)
         self.syncing = True
         self.names = {parameter: name for name, parameter in self.trainable()}
+        if not self.names:
+            raise ValueError(
+                "no parameter of the model is trainable, so there is nothing "
+                "to average: leave data parallelism out"
+            )
         device = next(iter(self.names)).device
         self.stream = (
             torch.cuda.Stream(device, priority=-1)
@@ -60,8 +67,13 @@ class OverlappedDataParallel(DataParallel):
             for bucket in self.buckets
             for parameter in bucket.parameters
         }
+        # Python's collector does not look behind the hooks of a parameter:
+        # one that held the wrapper would keep it for ever, with its buckets.
+        myself = weakref.WeakMethod(self._on_gradient)
         for parameter in self.names:
-            parameter.register_post_accumulate_grad_hook(self._on_gradient)
+            parameter.register_post_accumulate_grad_hook(
+                partial(_call_if_alive, myself)
+            )
         self._reset()
 
     def _allocate(self, device: torch.device) -> None:
@@ -173,3 +185,9 @@ class OverlappedDataParallel(DataParallel):
                     bucket.flat.div_(self.ranks)
         if self.stream is not None:
             torch.cuda.current_stream().wait_stream(self.stream)
+
+
+def _call_if_alive(method: weakref.WeakMethod, parameter: Tensor) -> None:
+    """Call a method of an object that may be gone."""
+    if (alive := method()) is not None:
+        alive(parameter)

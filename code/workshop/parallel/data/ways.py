@@ -2,7 +2,7 @@
 
 Every way has `module` (the model, or this rank's part of it), `no_sync()`
 for micro-batches whose gradients stay local, and `finish()` for after the
-last backward.
+last backward. A run loads the way that it takes and no other.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -11,9 +11,6 @@ import torch
 from torch import nn
 from torch.distributed import ProcessGroup
 from torch.nn.parallel import DistributedDataParallel
-
-from workshop.parallel.data.naive import NaiveDataParallel
-from workshop.parallel.data.overlapped import OverlappedDataParallel
 
 WAYS = ("naive", "overlapped", "overlapped-collective", "ddp")
 
@@ -61,8 +58,12 @@ def data_parallel(
     if group.size() == 1:
         return OneRank(model)
     if way == "naive":
+        from workshop.parallel.data.naive import NaiveDataParallel
+
         return NaiveDataParallel(model, group)
     if way != "ddp":
+        from workshop.parallel.data.overlapped import OverlappedDataParallel
+
         transport = "auto" if way == "overlapped" else "collective"
         return OverlappedDataParallel(
             model, group, bucket_mib=bucket_mib, transport=transport

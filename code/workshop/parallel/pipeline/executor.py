@@ -1,9 +1,10 @@
 """Run a pipeline schedule: any schedule, over point-to-point messages.
 
-`Pipeline` executes the operations of this rank in their order; who sends
-what to whom follows from the schedule. Before an operation computes, the
-receive of the next one is posted, and its result is sent while the rank goes
-on, so that messages travel under computation in both directions.
+`Pipeline` executes the operations of this rank in their order, as
+`NaivePipeline` does; who sends what to whom follows from the schedule.
+Before an operation computes, the receive of the next one is posted, and its
+result is sent while the rank goes on, so that messages travel under
+computation in both directions.
 
 On a GPU a receive that waits occupies the device: the host must not wait for
 the device meanwhile, and multiprocessors are missing in the computation. So
@@ -38,7 +39,7 @@ from workshop.parallel.pipeline.schedule import (
     Operation,
     Schedule,
 )
-from workshop.parallel.pipeline.stages import Stage
+from workshop.parallel.pipeline.stages import unwrapped
 from workshop.parallel.pipeline.timeline import Timed
 
 MicroBatches = list[tuple[Tensor, Tensor]]
@@ -58,8 +59,6 @@ class Pipeline:
         group: the ranks of the pipeline, in the order of the stages.
         shape: of every message: (b, s, h), or (b, s/t, h) under sequence
             parallelism over t ranks.
-        blocking: hand over without buffers, which some schedules do not
-            survive (for gloo, to see it happen).
         timeout: seconds until a wait for a message fails (gloo).
         align: start the clocks of all ranks together in every step, so that
             their traces can be drawn side by side.
@@ -81,12 +80,11 @@ class Pipeline:
         schedule: Schedule,
         group: dist.ProcessGroup,
         shape: tuple[int, ...],
-        blocking: bool = False,
         timeout: float | None = None,
         align: bool = False,
     ) -> None:
         self.chunks, self.group, self.shape = chunks, group, shape
-        self.blocking, self.align = blocking, align
+        self.align = align
         self.rank, self.p, self.v = group.rank(), group.size(), len(chunks)
         self.reorder(schedule)
         # The first step of either kind compiles and tunes kernels.
@@ -188,15 +186,8 @@ class Pipeline:
         self.clock = PipelineClock(
             self.device, self.group if self.align else None
         )
-        mail = Mailbox(
-            plan,
-            self.channels,
-            self.shape,
-            dtype,
-            self.device,
-            self.blocking,
-        )
-        ahead = kind in self.warm and not self.blocking
+        mail = Mailbox(plan, self.channels, self.shape, dtype, self.device)
+        ahead = kind in self.warm
         operations = plan.operations
         mail.expect(operations[0])
         for operation, following in zip_longest(operations, operations[1:]):
@@ -205,8 +196,6 @@ class Pipeline:
             mail.put(operation, self._execute(operation, mail))
             if following:
                 mail.expect(following)
-            if self.blocking:
-                mail.exchange()
         mail.flush()
         if self.p > 1:
             collectives.broadcast(self.loss, self.group, source=self.p - 1)
@@ -265,10 +254,3 @@ class Pipeline:
         if operation == last[operation.chunk]:
             return nullcontext()
         return chunk.no_sync() if hasattr(chunk, "no_sync") else nullcontext()
-
-
-def unwrapped(chunk: nn.Module) -> Stage:
-    """Return the stage inside its wrappers."""
-    while not isinstance(chunk, Stage):
-        chunk = chunk.module
-    return chunk

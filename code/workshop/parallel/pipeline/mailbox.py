@@ -1,10 +1,7 @@
-"""The messages of one rank of a pipeline, posted ahead or exchanged.
+"""The messages of one rank of a pipeline, posted ahead.
 
-Posted ahead, a receive waits in memory of its own while the rank computes,
-and a send holds nobody up. `blocking` is the way without buffers: a rank
-goes on when its result has been taken and its next input has come, both at
-once. That needs an order that suits all ranks; the wrong one hangs, which
-`pipeline_simulator` foretells.
+A receive waits in memory of its own while the rank computes, and a send
+holds nobody up.
 """
 
 from collections import defaultdict, deque
@@ -17,11 +14,7 @@ from workshop.parallel.pipeline.channels import Channels
 from workshop.parallel.pipeline.messages import Message
 from workshop.parallel.pipeline.plan import Plan
 from workshop.parallel.pipeline.schedule import Operation
-from workshop.parallel.pipeline.simulator import Deadlock, simulate
-
-
-class PipelineStuck(RuntimeError):
-    """A message did not arrive in time: who waits for whom, and where."""
+from workshop.parallel.pipeline.stuck import stuck
 
 
 class Mailbox:
@@ -33,7 +26,6 @@ class Mailbox:
         shape: of every message.
         dtype: of every message.
         device: where the messages are.
-        blocking: exchange messages between operations.
     """
 
     def __init__(
@@ -43,9 +35,8 @@ class Mailbox:
         shape: tuple[int, ...],
         dtype: torch.dtype,
         device: torch.device,
-        blocking: bool = False,
     ) -> None:
-        self.plan, self.channels, self.blocking = plan, channels, blocking
+        self.plan, self.channels = plan, channels
         self.rank, self.route = plan.rank, plan.route
         self.buffer = {"size": shape, "dtype": dtype, "device": device}
         self.due: dict[tuple, deque[Message]] = defaultdict(deque)
@@ -64,8 +55,6 @@ class Mailbox:
         message = self.route.incoming(self.rank, operation)
         if message is None:
             return
-        if self.blocking and message not in self.posted:
-            self._post(message)
         while message not in self.posted:
             self._post(self.due[message.channel].popleft())
 
@@ -91,13 +80,6 @@ class Mailbox:
         self.sent = [entry for entry in self.sent if not _done(entry)]
         self.sent.append((message, work, tensor))
 
-    def exchange(self) -> None:
-        """Wait for everything that is posted, sends and receives."""
-        for message, work in self.waiting.items():
-            self._wait(work, message)
-        self.waiting.clear()
-        self.flush()
-
     def flush(self) -> None:
         """Wait until all results are sent."""
         for message, work, _ in self.sent:
@@ -122,26 +104,9 @@ class Mailbox:
         try:
             work.wait()
         except RuntimeError as error:
-            raise PipelineStuck(self._explain(message, error)) from error
-
-    def _explain(self, message: Message, error: RuntimeError) -> str:
-        sends = message.sender == self.rank
-        text = f"rank {self.rank} waited to " + (
-            f"send the result of {message.produced} to rank "
-            f"{message.receiver}, for {message.needed} there"
-            if sends
-            else f"receive the result of {message.produced} on rank "
-            f"{message.sender}, for its own {message.needed}"
-        )
-        try:
-            simulate(self.plan.schedule, sends="blocking" if self.blocking
-                     else "buffered")  # fmt: skip
-        except Deadlock as deadlock:
-            return f"{text}: {deadlock}"
-        return (
-            f"{text}; the schedule itself has no deadlock, so the other rank "
-            f"is late or has died ({error})"
-        )
+            raise stuck(
+                self.rank, message, self.plan.schedule, "buffered", error
+            ) from error
 
 
 def _done(entry: tuple[Message, dist.Work, Tensor]) -> bool:

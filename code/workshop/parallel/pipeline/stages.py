@@ -102,7 +102,7 @@ class Stage(nn.Module):
         last: whether it has the head.
 
     Parameters keep their names in the dense model. The last stage, where it
-    is not the first too, has a copy of the tied token embedding, so
+    is not the first too, has a copy of a tied token embedding, so
     `embedding.token.weight` exists twice in a pipeline:
     `Pipeline.finish_gradients` keeps both equal.
     """
@@ -115,7 +115,7 @@ class Stage(nn.Module):
         self.first, self.last = first, last
         if first:
             self.embedding = model.embedding
-        elif last:
+        elif last and model.config.tied:
             self.embedding = TiedCopy(model.embedding.token)
         self.blocks = nn.ModuleDict(
             {str(number): model.blocks[number] for number in blocks}
@@ -126,14 +126,14 @@ class Stage(nn.Module):
     @property
     def copies(self) -> tuple[str, ...]:
         """The parameters of which another stage has the original."""
-        if self.first or not self.last:
+        if self.first or not (self.last and self.config.tied):
             return ()
         return ("embedding.token.weight",)
 
     @property
     def tied(self) -> nn.Parameter | None:
         """The token embedding, where another stage may have it as well."""
-        if self.first == self.last:
+        if self.first == self.last or not self.config.tied:
             return None
         return self.embedding.token.weight
 
@@ -148,7 +148,8 @@ class Stage(nn.Module):
         for block in self.blocks.values():
             x = block(x)
         if self.last:
-            x = self.head(x, self.embedding.token.weight, targets)
+            tied = self.embedding.token.weight if self.config.tied else None
+            x = self.head(x, tied, targets)
         return x
 
 
@@ -196,3 +197,10 @@ def make_stages(
         Stage(model, ranges[stage], stage == 0, stage == p * v - 1)
         for stage in range(rank, p * v, p)
     ]
+
+
+def unwrapped(chunk: nn.Module) -> Stage:
+    """Return the stage inside its wrappers."""
+    while not isinstance(chunk, Stage):
+        chunk = chunk.module
+    return chunk

@@ -144,28 +144,36 @@ class VocabParallelEmbedding(nn.Module):
 
 
 class VocabParallelHead(nn.Module):
-    """The final LayerNorm and the projection onto a split, tied embedding.
+    """The final LayerNorm and the projection onto a split vocabulary.
 
     Args:
         norm: the dense head's LayerNorm.
         vocabulary: V without the padding.
+        weight: the rank's part (V/t, h), None for a tied head.
     """
 
     def __init__(
-        self, norm: nn.Module, vocabulary: int, region: TensorRegion
+        self,
+        norm: nn.Module,
+        vocabulary: int,
+        region: TensorRegion,
+        weight: nn.Parameter | None = None,
     ) -> None:
         super().__init__()
         self.norm, self.vocabulary, self.region = norm, vocabulary, region
+        self.weight = weight
 
     def forward(
-        self, x: Tensor, weight: Tensor, targets: Tensor | None
+        self, x: Tensor, tied: Tensor | None, targets: Tensor | None
     ) -> Tensor:
-        """Map x and the rank's weight (V/t, h) to logits or the mean loss.
+        """Map x to logits or to the mean loss.
 
-        `x` is (b, s, h), or (b, s/t, h) of own tokens. With `targets`
+        `tied` is the embedding's part (V/t, h), None for a head with a
+        weight of its own.  `x` is (b, s, h), or (b, s/t, h) of own tokens. With `targets`
         (b, s) the result is the scalar cross-entropy in nats a token,
         without them the logits (b, s, V); either is the same on every rank.
         """
+        weight = self.weight if tied is None else tied
         logits = column_parallel(self.norm(x), weight, None, self.region)
         if targets is None:
             whole = gather_from(logits, self.region.group)

@@ -117,14 +117,17 @@ def _split(
     model: nn.Module,
 ) -> nn.Module:
     """Return the parallel layer that takes the place of a dense one."""
-    if style == "head":
-        return VocabParallelHead(module.norm, model.config.vocabulary, region)
     parts = {}
-    for name, dense in module.named_parameters():
+    # The head's LayerNorm stays as it is, and is no parameter of its own.
+    for name, dense in module.named_parameters(recurse=False):
         part = shard_tensor(
             f"{path}.{name}", dense.detach(), plan, region.rank, region.size
         )
         parts[name] = nn.Parameter(part, requires_grad=dense.requires_grad)
+    if style == "head":
+        return VocabParallelHead(
+            module.norm, model.config.vocabulary, region, parts.get("weight")
+        )
     if style == "vocab":
         return VocabParallelEmbedding(parts["weight"], region)
     layer = RowParallelLinear if style == "row" else ColumnParallelLinear
