@@ -11,7 +11,7 @@ import pytest
 from workshop import paths
 from workshop.errors import UserError
 from workshop.slurm import local as cluster
-from workshop.slurm.local.layout import Layout
+from workshop.slurm.state import Layout
 
 Shell = Callable[[str], subprocess.CompletedProcess[str]]
 

@@ -12,7 +12,7 @@ from workshop.errors import UserError
 from workshop.slurm import jobs
 from workshop.slurm import local as cluster
 from workshop.slurm.local import daemons, hosts
-from workshop.slurm.local.layout import Layout
+from workshop.slurm.state import Layout
 
 
 def test_nodes_have_names_of_their_own(slurm_cluster: Layout, shell) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from workshop import paths
 from workshop.slurm import jobs, profile
-from workshop.slurm.local.layout import Layout
+from workshop.slurm.state import Layout
 
 pytestmark = pytest.mark.usefixtures("slurm_cluster")
 

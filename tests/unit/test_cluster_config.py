@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from workshop.errors import UserError
-from workshop.slurm.local import config, gpus, layout
-from workshop.slurm.local.layout import Layout
+from workshop.slurm import state
+from workshop.slurm.local import config, gpus, place
+from workshop.slurm.state import Layout
 
 TWO_OF_TWO = Layout(
     base="/tmp/c",
@@ -147,22 +148,22 @@ def test_too_few_gpus_are_named(
 
 def test_folder_is_checked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="92 characters"):
-        layout.check_base(Path("/" + "a" * 91))
+        place.check_base(Path("/" + "a" * 91))
     with pytest.raises(UserError, match="must be absolute"):
-        layout.check_base(Path("here"))
+        place.check_base(Path("here"))
     short = Path("/tmp")
     with pytest.raises(UserError, match="holds something else"):
-        layout.check_base(short)
-    layout.check_base(Path("/tmp/no-such-cluster"))
+        place.check_base(short)
+    place.check_base(Path("/tmp/no-such-cluster"))
 
 
 def test_layout_survives_its_file(tmp_path: Path) -> None:
     here = replace(TWO_OF_TWO, base=str(tmp_path))
     here.save()
-    assert layout.load(tmp_path) == here
+    assert state.load(tmp_path) == here
     (tmp_path / "layout.json").write_text("{}")
-    assert layout.load(tmp_path) is None
-    assert layout.load(tmp_path / "none") is None
+    assert state.load(tmp_path) is None
+    assert state.load(tmp_path / "none") is None
 
 
 def test_taken_ports_are_avoided_or_named() -> None:
@@ -171,8 +172,8 @@ def test_taken_ports_are_avoided_or_named() -> None:
         server.listen()
         port = server.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port} is taken"):
-            layout.choose_ports(port, 1)
+            place.choose_ports(port, 1)
     with pytest.raises(UserError, match="port 80 is out of range"):
-        layout.choose_ports(80, 3)
-    first = layout.choose_ports(None, 3)
-    assert all(layout.port_is_free(first + n) for n in range(3))
+        place.choose_ports(80, 3)
+    first = place.choose_ports(None, 3)
+    assert all(place.port_is_free(first + n) for n in range(3))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from workshop.errors import UserError
-from workshop.slurm.local import access, bundle, packages, programs
+from workshop.slurm.local import availability, bundle, packages, programs
 
 SIMULATED = """Inst libc6 (2.36)
 Inst adduser (3.1)
@@ -65,19 +65,18 @@ def test_no_network_is_one_sentence_and_remembered(
     with pytest.raises(UserError, match="Could not resolve") as caught:
         packages.obtain(None, no_report)
     assert "--bundle" in str(caught.value)
-    monkeypatch.setattr(access, "running", lambda: False)
-    monkeypatch.setattr(access, "site", lambda: False)
+    monkeypatch.setattr(availability, "available", lambda: False)
     monkeypatch.setattr(programs, "installed", lambda: False)
-    assert access.possible() == str(caught.value)
+    assert availability.possible() == str(caught.value)
 
 
 def test_no_apt_is_named(project: Path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(project / "bin"))
     with pytest.raises(UserError, match="apt-get is missing"):
         packages.download(project / "debs", no_report)
-    monkeypatch.setattr(access, "running", lambda: False)
+    monkeypatch.setattr(availability, "available", lambda: False)
     monkeypatch.setattr(programs, "installed", lambda: False)
-    assert "no apt" in access.possible()
+    assert "no apt" in availability.possible()
 
 
 def test_broken_package_leaves_nothing_behind(project: Path) -> None:
@@ -98,7 +97,7 @@ def test_incomplete_packages_are_named(tmp_path: Path) -> None:
 
 def test_other_systems_are_told_that_cells_replay(monkeypatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
-    assert "Slurm runs on Linux" in access.possible()
+    assert "Slurm runs on Linux" in availability.possible()
     from workshop.slurm import local as cluster
 
     with pytest.raises(UserError, match="replay"):

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from workshop.errors import one_sentence
 from workshop.paths import root
-from workshop.slurm import jobs, profile
+from workshop.slurm import jobs, profile, state
 from workshop.slurm import local as cluster
 from workshop.slurm.local import bundle as carried
 from workshop.slurm.local import daemons, lifecycle
-from workshop.slurm.local.layout import default_base
+from workshop.slurm.state import default_base
 
 DOWN = 3
 
@@ -69,7 +69,7 @@ def start(
 ) -> None:
     """Start the cluster; a second start changes nothing."""
     base = base or default_base()
-    was_up = cluster.running(base)
+    was_up, wrong = cluster.running(base), _broken(base)
     with progress("looking at this machine") as report:
         layout = lifecycle.start(
             nodes,
@@ -85,6 +85,8 @@ def start(
             carried.install_wheels(bundle)
     env = lifecycle.write_environment_file(base)
     shape = lifecycle.describe(layout)
+    if wrong:
+        print(f"started anew, since of the cluster that was up {wrong}")
     print(f"{'already up' if was_up else 'up'}: {shape}, in {base}")
     if not layout.own_names:
         print("the nodes share this machine's host name (no namespaces here)")
@@ -104,8 +106,11 @@ def stop(base: Base = None) -> None:
 @app.command()
 @one_sentence
 def status(base: Base = None) -> None:
-    """Show nodes and jobs; exits 0 if the cluster is up, 3 if down."""
+    """Show nodes and jobs; exits 0 if the cluster is up, else 3."""
     base = base or default_base()
+    if wrong := _broken(base):
+        print(f"broken: {wrong}, mend it with `workshop cluster start`")
+        raise typer.Exit(DOWN)
     if not cluster.running(base):
         print("down: start it with `workshop cluster start`")
         raise typer.Exit(DOWN)
@@ -162,6 +167,12 @@ def submit(
             lambda now: report(f"job {job_id}: {now.state} {now.nodes}"),
         )
     print(f"job {job_id} completed on {job.nodes}: {job.output}")
+
+
+def _broken(base: Path) -> str | None:
+    """Return what is wrong with a cluster of which a part still runs."""
+    layout = state.load(base)
+    return state.broken(layout) if layout and state.alive(layout) else None
 
 
 def _near(path: Path) -> str:

@@ -12,8 +12,8 @@ from workshop.records import record, repository, schema
 from workshop.records.check import Finding
 from workshop.records.experiments import Experiment
 from workshop.slurm import jobs
-from workshop.slurm.local.layout import default_base
-from workshop.slurm.local.layout import load as load_layout
+from workshop.slurm.state import default_base
+from workshop.slurm.state import load as load_layout
 from workshop.slurm.profile import Profile
 
 SCRIPT = "slurm/experiment.sbatch"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from workshop.errors import UserError
 from workshop.paths import root
-from workshop.slurm.local.access import environment
+from workshop.slurm.access import environment
 from workshop.slurm.profile import Profile, load
 
 POLL_S = 0.2
@@ -156,9 +156,10 @@ def _fields(line: str) -> dict[str, str]:
 
 def state(job_id: int) -> JobState:
     """Return the present state of a job, an array counted as one."""
-    found = [_state(job_id, fields) for fields in tasks(job_id)]
-    found.sort(key=lambda job: (job.ended, job.state == "COMPLETED"))
-    return found[0]
+    states = [_state(job_id, fields) for fields in tasks(job_id)]
+    return min(
+        states, key=lambda job: (job.ended, job.state == "COMPLETED")
+    )
 
 
 def _state(job_id: int, fields: dict[str, str]) -> JobState:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from workshop.errors import UserError
 from workshop.paths import root
-from workshop.slurm.local.access import running
-from workshop.slurm.local.layout import default_base
-from workshop.slurm.local.layout import load as load_layout
+from workshop.slurm.access import running
+from workshop.slurm.state import default_base
+from workshop.slurm.state import load as load_layout
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,7 @@
-"""A real Slurm cluster on one machine, and the jobs sent to Slurm."""
+"""A real Slurm cluster on one machine, and whether Slurm answers here."""
 
-from workshop.slurm.local.access import (
-    available,
-    environment,
-    possible,
-    running,
-    site,
-)
+from workshop.slurm.access import available, environment, running, site
+from workshop.slurm.local.availability import possible
 from workshop.slurm.local.lifecycle import start, stop
 
 __all__ = [

@@ -4,7 +4,7 @@ Slurm's own manual pages (slurm.conf, gres.conf, cgroup.conf) define the
 options; the comments here say why the unusual ones are needed.
 """
 
-from workshop.slurm.local.layout import Layout
+from workshop.slurm.state import Layout
 
 # A dozen jobs a minute is what a reader sees; a site has thousands and
 # therefore schedules lazily.

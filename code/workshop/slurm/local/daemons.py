@@ -4,34 +4,19 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from workshop.errors import UserError
-from workshop.slurm.local.layout import Layout
+from workshop.slurm import state
+from workshop.slurm.state import Layout, environment
 
 UP_TIMEOUT_S = 30
 CONTROLLER_TIMEOUT_S = 3
 JOBS_END_TIMEOUT_S = 30
 DAEMON_END_TIMEOUT_S = 10
-
-
-def environment(base: Path) -> dict[str, str]:
-    """Return this process's variables, set for the cluster under `base`.
-
-    Variables of a Slurm job that we may run in, and of its GPUs, are
-    left out: they would be taken for options of the commands.
-    """
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("SLURM", "SBATCH_", "SRUN_", "SALLOC_"))
-    }
-    kept["SLURM_CONF"] = str(base / "slurm.conf")
-    programs = str(base / "bin")
-    rest = [p for p in kept.get("PATH", "").split(":") if p != programs]
-    kept["PATH"] = ":".join([programs, *rest])
-    return kept
 
 
 def start_munged(layout: Layout) -> None:
@@ -116,8 +101,8 @@ def wait_until_idle(layout: Layout, report: Callable[[str], None]) -> None:
         idle = idle_nodes(Path(layout.base))
         if idle == set(layout.names):
             return
-        controller = running_pid(layout.path("run", "slurmctld.pid"))
-        if controller is None and waited > CONTROLLER_TIMEOUT_S:
+        controller = "slurmctld" in state.alive(layout)
+        if not controller and waited > CONTROLLER_TIMEOUT_S:
             break
         report(f"waiting for nodes: {len(idle)} of {len(layout.names)}")
         time.sleep(0.1)
@@ -161,42 +146,47 @@ def end_jobs(base: Path) -> None:
         time.sleep(0.1)
 
 
-def running_pid(pid_file: Path) -> int | None:
-    """Return the process id in `pid_file` if that daemon is alive."""
+def end(layout: Layout, *programs: str) -> None:
+    """Ask the daemons of `programs` to end and wait until they have."""
+    pids = [
+        state.daemon_pid(pid_file, program)
+        for program, pid_file in layout.daemons().values()
+        if program in programs
+    ]
+    end_processes([psutil.Process(pid) for pid in pids if pid])
+
+
+def end_strays(layout: Layout) -> None:
+    """Kill what jobs left behind when their daemons could not end them."""
+    conf = str(layout.path("slurm.conf"))
+    spared = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
+    strays = []
+    for process in psutil.process_iter():
+        try:
+            variables = process.environ()
+        except psutil.Error:
+            continue
+        ours = variables.get("SLURM_CONF") == conf
+        if ours and "SLURM_JOB_ID" in variables and process.pid not in spared:
+            strays.append(process)
+    end_processes(strays, patience=0)
+
+
+def end_processes(
+    processes: list[psutil.Process], patience: float = DAEMON_END_TIMEOUT_S
+) -> None:
+    """End processes, by force those that take longer than `patience` s."""
+    if patience:
+        for process in processes:
+            _signal(process, signal.SIGTERM)
+    _, left = psutil.wait_procs(processes, timeout=patience)
+    for process in left:
+        _signal(process, signal.SIGKILL)
+    psutil.wait_procs(left, timeout=DAEMON_END_TIMEOUT_S)
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
     try:
-        pid = int(pid_file.read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (OSError, ValueError):
-        return None
-    # After a restart of the machine the number may be someone else's.
-    return pid if b"slurm" in command or b"munge" in command else None
-
-
-def end(pid_files: Iterable[Path]) -> None:
-    """Ask the daemons to end, kill those that do not, wait for all."""
-    left = {pid for path in pid_files if (pid := running_pid(path))}
-    for pid in left:
-        _signal(pid, signal.SIGTERM)
-    ends = time.monotonic() + DAEMON_END_TIMEOUT_S
-    while left:
-        if time.monotonic() > ends:
-            for pid in left:
-                _signal(pid, signal.SIGKILL)
-        time.sleep(0.05)
-        left = {pid for pid in left if alive(pid)}
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
         pass
-
-
-def alive(pid: int) -> bool:
-    """Say whether process `pid` runs; one that nobody reaped does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1]
-    except OSError:
-        return False
-    return state.split()[0] != "Z"

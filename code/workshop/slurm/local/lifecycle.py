@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from workshop.errors import UserError
+from workshop.slurm import state
 from workshop.slurm.local import (
     config,
     daemons,
@@ -20,15 +21,13 @@ from workshop.slurm.local import (
     packages,
     programs,
 )
-from workshop.slurm.local.layout import (
-    Layout,
+from workshop.slurm.local.place import (
     check_base,
     choose_ports,
-    default_base,
-    load,
     local_name,
     loopback_only,
 )
+from workshop.slurm.state import Layout, default_base, load
 
 Report = Callable[[str], None]
 
@@ -48,6 +47,8 @@ def start(
     report: Report = lambda stage: None,
 ) -> Layout:
     """Start a Slurm cluster on this machine unless it runs already.
+
+    One of which a daemon died or a program is gone is started anew.
 
     Args:
         nodes: how many nodes, each its own slurmd; None means two.
@@ -78,15 +79,24 @@ def start(
         raise UserError(f"--gpus-per-node is {gpus_per_node}: choose 0 to 16")
     check_base(base)
     with _lock(base):
-        if (present := load(base)) and is_up(base):
-            _compare(present, nodes, gpus_per_node, real)
-            return present
+        if present := load(base):
+            wrong = state.broken(present)
+            if wrong is None:
+                _compare(present, nodes, gpus_per_node, real)
+                return present
+            if state.alive(present):
+                report(f"starting anew, since {wrong}")
+                nodes = nodes or len(present.names)
+                if gpus_per_node is None and devices is None:
+                    gpus_per_node = present.gpus_per_node
+                if real is None:
+                    real = present.real
         nodes = nodes or 2
         prefix = Path("/")
         if bundle is not None or not programs.installed():
             prefix = packages.obtain(bundle, report)
-        if load(base):
-            _stop(base)
+        if present:
+            _stop(present)
         report("writing the configuration")
         if devices is None:
             shape = gpus.choose(nodes, gpus_per_node, real)
@@ -98,7 +108,9 @@ def start(
                 layout = _prepare(base, nodes, shape, port, prefix)
                 _launch(layout, report)
         except BaseException:
-            _stop(base)
+            hosts.forget(base)
+            if made := load(base):
+                _stop(made)
             raise
     return layout
 
@@ -108,16 +120,11 @@ def stop(
 ) -> bool:
     """End jobs and daemons, say whether there was a cluster to stop."""
     base = base or default_base()
-    if load(base) is None:
+    if (layout := load(base)) is None:
         return False
     with _lock(base):
-        _stop(base, report)
+        _stop(layout, report)
     return True
-
-
-def is_up(base: Path) -> bool:
-    """Say whether the controller of the cluster under `base` is alive."""
-    return daemons.running_pid(base / "run" / "slurmctld.pid") is not None
 
 
 def describe(layout: Layout) -> str:
@@ -172,6 +179,10 @@ def _prepare(
         for file in files:
             # slurmd drops GPUs that are no character devices.
             Path(file).symlink_to("/dev/null")
+    # Slurm's settings cannot hold a space, and a checkout's path may.
+    link = base / "programs"
+    link.symlink_to(prefix)
+    needed = programs.write_wrappers(link, base / "bin")
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     layout = Layout(
         base=str(base),
@@ -186,14 +197,14 @@ def _prepare(
         port=port,
         cpus_per_node=CPUS_PER_NODE,
         memory_mib=max(1000, memory // 2**20 // nodes),
+        programs=tuple(str(program) for program in needed),
     )
-    _write_configuration(layout, prefix)
+    _write_configuration(layout, link)
     return layout
 
 
 def _write_configuration(layout: Layout, prefix: Path) -> None:
     base = Path(layout.base)
-    programs.write_wrappers(prefix, base / "bin")
     plugins = programs.libraries(prefix) / "slurm-wlm"
     host = socket.gethostname().split(".")[0]
     try:
@@ -228,19 +239,19 @@ def _launch(layout: Layout, report: Report) -> None:
     daemons.wait_until_idle(layout, report)
 
 
-def _stop(base: Path, report: Report = lambda stage: None) -> None:
-    run = base / "run"
-    if is_up(base):
+def _stop(layout: Layout, report: Report = lambda stage: None) -> None:
+    if state.alive(layout):
         report("ending jobs")
-        daemons.end_jobs(base)
+        daemons.end_jobs(layout.path())
     report("stopping slurmctld and slurmds")
-    daemons.end([*run.glob("slurmd.*.pid"), run / "slurmctld.pid"])
+    daemons.end(layout, "slurmd", "slurmctld")
     report("stopping munged")
-    daemons.end([run / "munged.pid"])
-    hosts.forget(base)
+    daemons.end(layout, "munged")
+    daemons.end_strays(layout)
+    hosts.forget(layout.path())
     # The logs stay for whoever wants to know what happened.
-    for path in run.glob("*.pid"):
-        path.unlink()
+    for _, pid_file in layout.daemons().values():
+        pid_file.unlink(missing_ok=True)
 
 
 def write_environment_file(base: Path) -> Path:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from workshop.errors import UserError
 from workshop.paths import root
+from workshop.slurm.local import programs
 
 Report = Callable[[str], None]
 
@@ -46,7 +47,9 @@ def unpacked() -> Path:
 
 def is_unpacked() -> bool:
     """Say whether the packages were obtained and unpacked before."""
-    return (unpacked() / "complete").is_file()
+    if not (unpacked() / "complete").is_file():
+        return False
+    return all(programs.find(unpacked(), name) for name in programs.NEEDED)
 
 
 def obtain(bundle: Path | None, report: Report) -> Path:

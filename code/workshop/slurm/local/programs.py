@@ -72,8 +72,10 @@ def installed() -> bool:
     return all(find(Path("/"), name) for name in NEEDED)
 
 
-def write_wrappers(prefix: Path, folder: Path) -> None:
+def write_wrappers(prefix: Path, folder: Path) -> list[Path]:
     """Write one small script per program of `prefix` into `folder`.
+
+    Returns what has to stay where it is for the scripts to work.
 
     A daemon that finds itself called `slurmctld-wlm` forgets the GPUs,
     so argv[0] is set.  The libraries of unpacked packages are named to
@@ -82,22 +84,26 @@ def write_wrappers(prefix: Path, folder: Path) -> None:
     Raises:
         UserError: a program that the cluster needs is missing.
     """
+    needed = []
     for name in NAMES:
         program = find(prefix, name)
         if program is None:
             if name in NEEDED:
                 raise UserError(
-                    f"{name} is missing below {prefix}: delete {prefix} and "
-                    "start again, or install slurm-wlm and munge"
+                    f"{name} is missing below {prefix.resolve()}: delete "
+                    "that folder and start again, or install slurm-wlm and "
+                    "munge"
                 )
             continue
         script = folder / name
         script.write_text(_wrapper(prefix, program, name))
         script.chmod(script.stat().st_mode | stat.S_IXUSR | 0o055)
+        needed.append(program)
+    return [*needed, libraries(prefix) / "slurm-wlm"]
 
 
 def _wrapper(prefix: Path, program: Path, name: str) -> str:
-    if prefix == Path("/"):
+    if prefix.resolve() == Path("/"):
         shell = shutil.which("bash")
         return f'#!{shell}\nexec -a {name} {program} "$@"\n'
     own = libraries(prefix)

@@ -3,20 +3,19 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from workshop.errors import UserError
-from workshop.slurm.local import daemons, lifecycle, packages, programs
-from workshop.slurm.local.layout import default_base, load
+from workshop.slurm import state
+from workshop.slurm.state import default_base, load
 
 SINFO_TIMEOUT_S = 20
 
 
 def running(base: Path | None = None) -> bool:
-    """Say whether the local cluster runs."""
-    base = base or default_base()
-    return load(base) is not None and lifecycle.is_up(base)
+    """Say whether the local cluster runs, all of it."""
+    layout = load(base or default_base())
+    return layout is not None and state.broken(layout) is None
 
 
 def site() -> bool:
@@ -50,28 +49,22 @@ def environment() -> dict[str, str]:
     """
     if site():
         return dict(os.environ)
-    if running():
-        return daemons.environment(default_base())
-    why = possible()
-    remedy = (
-        f"and {why}" if why else "start one with `workshop cluster start`"
+    base = default_base()
+    layout = load(base)
+    wrong = state.broken(layout) if layout else None
+    if layout and not wrong:
+        return state.environment(base)
+    if layout and state.alive(layout):
+        raise UserError(
+            f"the local cluster is broken ({wrong}): mend it with "
+            "`workshop cluster start`"
+        )
+    raise UserError(
+        "sbatch not found: no Slurm cluster runs here, start one with "
+        "`workshop cluster start`"
     )
-    raise UserError(f"sbatch not found: no Slurm cluster runs here, {remedy}")
 
 
 def available() -> bool:
     """Say whether Slurm's commands work here now."""
     return running() or site()
-
-
-def possible() -> str | None:
-    """Return None if Slurm runs or could run here, else why it cannot."""
-    if sys.platform != "linux":
-        return f"Slurm runs on Linux and this is {sys.platform}"
-    if running() or site():
-        return None
-    if programs.installed() or packages.is_unpacked():
-        return None
-    if not shutil.which("apt-get") or not shutil.which("dpkg"):
-        return "Slurm is not installed and this system has no apt to fetch it"
-    return packages.refused()

@@ -1,76 +1,13 @@
-"""What one local cluster is: its nodes, GPUs, ports and folder."""
+"""Where a new local cluster may lie, and which ports it may take."""
 
-import json
-import os
+import re
 import socket
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from workshop.errors import UserError
 
 FIRST_PORT = 16817
 LONGEST_BASE = 70
-
-
-def default_base() -> Path:
-    """Return where the cluster lives: `WORKSHOP_SLURM_BASE`, else /tmp."""
-    given = os.environ.get("WORKSHOP_SLURM_BASE")
-    return Path(given or f"/tmp/workshop-slurm-{os.getuid()}")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The shape of a cluster whose nodes all live on this machine.
-
-    `gpus` lists one character device per GPU, node by node: with two
-    nodes of two GPUs the first two belong to the first node.  `real`
-    says whether they are GPUs or stand-ins.  `own_names` says whether
-    each node has its own host name in its own namespaces.
-    `loopback_only` says that the machine has no network interface up, and
-    `local_name` that its own name leads to 127.0.0.1.
-    """
-
-    base: str
-    names: tuple[str, ...]
-    gpus_per_node: int
-    gpus: tuple[str, ...]
-    real: bool
-    hide_gpus: bool
-    own_names: bool
-    loopback_only: bool
-    local_name: bool
-    port: int
-    cpus_per_node: int
-    memory_mib: int
-
-    def path(self, *parts: str) -> Path:
-        """Return a path inside the cluster's folder."""
-        return Path(self.base, *parts)
-
-    def slurmd_port(self, node: int) -> int:
-        """Return the port of the slurmd of node number `node`, from 0."""
-        return self.port + 1 + node
-
-    def node_gpus(self, node: int) -> tuple[str, ...]:
-        """Return the GPU devices of node number `node`, from 0."""
-        first = node * self.gpus_per_node
-        return self.gpus[first : first + self.gpus_per_node]
-
-    def save(self) -> None:
-        """Write the layout where `load` finds it."""
-        self.path("layout.json").write_text(json.dumps(asdict(self)))
-
-
-def load(base: Path) -> Layout | None:
-    """Return the layout of the cluster under `base`, None if none is."""
-    try:
-        fields = json.loads((base / "layout.json").read_text())
-        fields["names"] = tuple(fields["names"])
-        fields["gpus"] = tuple(fields["gpus"])
-        return Layout(**fields)
-    except (OSError, json.JSONDecodeError, KeyError, TypeError):
-        # Interrupted while it was made, or made by another version.
-        return None
 
 
 def check_base(base: Path) -> None:
@@ -83,6 +20,12 @@ def check_base(base: Path) -> None:
         )
     if not base.is_absolute():
         raise UserError(f"the cluster's folder {base} must be absolute")
+    if not re.fullmatch(r"[A-Za-z0-9._/+@-]+", str(base)):
+        raise UserError(
+            f"the cluster's folder {base!s} has a character that Slurm's "
+            "settings cannot hold: choose one of plain letters and digits "
+            "with --base or WORKSHOP_SLURM_BASE"
+        )
     foreign = base.exists() and not (base / "layout.json").is_file()
     if foreign and (not base.is_dir() or any(base.iterdir())):
         raise UserError(
