@@ -18,6 +18,16 @@ def running(base: Path | None = None) -> bool:
     return layout is not None and state.broken(layout) is None
 
 
+def refuse_broken() -> None:
+    """Raise a UserError if only a part of the local cluster still runs."""
+    layout = load(default_base())
+    if layout and state.alive(layout) and (wrong := state.broken(layout)):
+        raise UserError(
+            f"of the local cluster {wrong}: mend it with `workshop cluster "
+            "start`"
+        )
+
+
 def site() -> bool:
     """Say whether this machine belongs to a Slurm cluster of its own."""
     if not shutil.which("sbatch"):
@@ -49,16 +59,9 @@ def environment() -> dict[str, str]:
     """
     if site():
         return dict(os.environ)
-    base = default_base()
-    layout = load(base)
-    wrong = state.broken(layout) if layout else None
-    if layout and not wrong:
-        return state.environment(base)
-    if layout and state.alive(layout):
-        raise UserError(
-            f"the local cluster is broken ({wrong}): mend it with "
-            "`workshop cluster start`"
-        )
+    if running():
+        return state.environment(default_base())
+    refuse_broken()
     raise UserError(
         "sbatch not found: no Slurm cluster runs here, start one with "
         "`workshop cluster start`"

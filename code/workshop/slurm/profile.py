@@ -12,7 +12,7 @@ from pathlib import Path
 
 from workshop.errors import UserError
 from workshop.paths import root
-from workshop.slurm.access import running
+from workshop.slurm.access import refuse_broken, running
 from workshop.slurm.state import default_base
 from workshop.slurm.state import load as load_layout
 
@@ -79,6 +79,7 @@ def load(name: str | None = None) -> Profile:
     """
     name = name or os.environ.get("WORKSHOP_PROFILE")
     if not name and not running():
+        refuse_broken()
         raise UserError(
             "no Slurm site is chosen: name one of "
             f"{', '.join(names())} with --profile or WORKSHOP_PROFILE, or "

@@ -1,0 +1,94 @@
+"""A cluster that is broken is noticed, named, and started anew."""
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner, Result
+
+from workshop.cli.cluster import app
+from workshop.errors import UserError
+from workshop.slurm import jobs, profile, state
+from workshop.slurm import local as cluster
+from workshop.slurm.local import packages, programs
+from workshop.slurm.state import Layout
+
+
+def workshop_cluster(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+def sleepers(mark: str) -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if mark in (process.info["cmdline"] or ())
+    ]
+
+
+def start_sleeper(layout: Layout, mark: str) -> None:
+    """Submit a job that sleeps `mark` seconds and wait until it does."""
+    script = layout.path("sleeper.sbatch")
+    script.write_text(f"#!/bin/bash\nsrun sleep {mark}\n")
+    jobs.submit(script, options=["--output=/dev/null"])
+    ends = time.monotonic() + 120
+    while not any(p.name() == "sleep" for p in sleepers(mark)):
+        assert time.monotonic() < ends, "the job does not start"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("name", ["munged", "slurmctld", "slurmd of node2"])
+def test_dead_daemon_is_named_and_mended(
+    slurm_cluster: Layout, second_base: Path, name: str
+) -> None:
+    layout = cluster.start(gpus_per_node=1, real=False)
+    mark = f"98{os.getpid()}"
+    start_sleeper(layout, mark)
+    program, pid_file = layout.daemons()[name]
+    dead = psutil.Process(state.daemon_pid(pid_file, program))
+    dead.send_signal(signal.SIGKILL)
+    psutil.wait_procs([dead], timeout=60)
+    status = workshop_cluster("status")
+    assert (status.exit_code, f"{name} is dead" in status.output) == (3, True)
+    with pytest.raises(UserError, match=f"{name} is dead: mend it"):
+        profile.load()
+    started = workshop_cluster("start")
+    assert started.exit_code == 0 and f"{name} is dead" in started.output
+    assert "2 nodes of 1 pretended GPU" in started.output
+    assert not sleepers(mark), "a job outlives its cluster"
+    assert jobs.wait(jobs.submit("slurm/hello.sbatch"), 120).ended
+
+
+def test_vanished_programs_are_noticed_and_unpacked_again(
+    slurm_cluster: Layout, second_base: Path, tmp_path: Path, monkeypatch
+) -> None:
+    if programs.installed():
+        pytest.skip("Slurm is installed here, so nothing is unpacked")
+    folder = tmp_path / "a place, für Slurm"
+    shutil.copytree(packages.folder() / "debs", folder / "debs")
+    monkeypatch.setattr(packages, "folder", lambda: folder)
+    layout = cluster.start(nodes=1)
+    mark = f"97{os.getpid()}"
+    start_sleeper(layout, mark)
+    shutil.rmtree(packages.unpacked())
+    status = workshop_cluster("status")
+    assert status.exit_code == 3 and "is gone" in status.output
+    with pytest.raises(UserError, match="is gone: mend it"):
+        cluster.environment()
+    started = workshop_cluster("start")
+    assert started.exit_code == 0 and "is gone" in started.output
+    assert not sleepers(mark), "a job outlives its cluster"
+    assert cluster.running() and workshop_cluster("status").exit_code == 0
+
+
+def test_another_program_under_the_number_is_no_daemon(
+    tmp_path: Path,
+) -> None:
+    pid_file = tmp_path / "run" / "slurmctld.pid"
+    pid_file.parent.mkdir()
+    pid_file.write_text(f"{os.getpid()}\n")
+    assert state.daemon_pid(pid_file, "slurmctld") is None
