@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 
 from workshop.cli.cluster import app
 from workshop.errors import UserError
-from workshop.slurm import jobs
+from workshop.slurm import jobs, state
 from workshop.slurm import local as cluster
 from workshop.slurm.local import daemons, hosts
 from workshop.slurm.state import Layout
@@ -65,7 +66,7 @@ def test_each_node_gets_devices_of_its_own(
     assert layout.port != slurm_cluster.port
     output = tmp_path / "gpus.out"
     jobs.wait(
-        jobs.submit("slurm/gpus.sbatch", options=[f"--output={output}"]), 30
+        jobs.submit("slurm/gpus.sbatch", options=[f"--output={output}"]), 120
     )
     found = re.findall(
         r"on (\S+): .*CUDA_VISIBLE_DEVICES=(\S+)", output.read_text()
@@ -98,16 +99,16 @@ def test_stop_ends_everything(slurm_cluster, second_base: Path) -> None:
     script = second_base / "sleeper.sbatch"
     script.write_text("#!/bin/bash\nsrun sleep 98765\n")
     job_id = jobs.submit(script, options=["--output=/dev/null"])
-    while jobs.state(job_id).state != "RUNNING":
-        pass
-    files = list(layout.path("run").glob("*.pid"))
-    assert len(files) == 3
-    pids = [daemons.running_pid(path) for path in files]
-    assert None not in pids
+    running = jobs.GOING - {"PENDING", "CONFIGURING"}
+    ends = time.monotonic() + 120
+    while jobs.state(job_id).state not in running:
+        assert time.monotonic() < ends, "the job does not start"
+        time.sleep(0.1)
+    assert state.alive(layout) == {"munged", "slurmctld", "slurmd of node1"}
     runner = CliRunner()
     assert runner.invoke(app, ["status"]).exit_code == 0
     assert runner.invoke(app, ["stop"]).exit_code == 0
-    assert not any(daemons.alive(pid) for pid in pids)
+    assert not state.alive(layout)
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes()

@@ -41,11 +41,11 @@ def start_sleeper(layout: Layout, mark: str) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("name", ["munged", "slurmctld", "slurmd of node2"])
+@pytest.mark.parametrize("name", ["munged", "slurmctld", "slurmd of node1"])
 def test_dead_daemon_is_named_and_mended(
     slurm_cluster: Layout, second_base: Path, name: str
 ) -> None:
-    layout = cluster.start(gpus_per_node=1, real=False)
+    layout = cluster.start(nodes=1, gpus_per_node=1, real=False)
     mark = f"98{os.getpid()}"
     start_sleeper(layout, mark)
     program, pid_file = layout.daemons()[name]
@@ -58,9 +58,9 @@ def test_dead_daemon_is_named_and_mended(
         profile.load()
     started = workshop_cluster("start")
     assert started.exit_code == 0 and f"{name} is dead" in started.output
-    assert "2 nodes of 1 pretended GPU" in started.output
+    assert "1 node of 1 pretended GPU" in started.output
     assert not sleepers(mark), "a job outlives its cluster"
-    assert jobs.wait(jobs.submit("slurm/hello.sbatch"), 120).ended
+    assert jobs.wait(jobs.submit("slurm/hello.sbatch", nodes=1), 120).ended
 
 
 def test_vanished_programs_are_noticed_and_unpacked_again(

@@ -1,117 +1,228 @@
-"""`workshop.doctor` reads nvidia-smi rightly and never raises."""
+"""`workshop.doctor` reads NVML rightly and never raises."""
 
 import getpass
 import json
-import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from workshop import doctor as hardware
-from workshop.doctor import gpus, nvidia_smi, software
+from workshop.doctor import gpus, nvml, software
 
-TOPOLOGY = (
-    "\t\x1b[4mGPU0\tGPU1\tNIC0\tCPU Affinity\tNUMA Affinity\x1b[0m\n"
-    "GPU0\t X \tNV18\tSYS\t0-31\t0\t\tN/A\n"
-    "GPU1\tNV18\t X \tPHB\t0-31\t0\t\tN/A\n"
-    "NIC0\tSYS\tPHB\t X \n"
-    "\nLegend:\n\n  X    = Self\n"
-    "NIC Legend:\n\n  NIC0: mlx5_0\n"
-)
-NVLINK = (
-    "GPU 0: NVIDIA H200 (UUID: GPU-aa)\n"
-    "\t Link 0: 26.562 GB/s\n\t Link 1: 26.562 GB/s\n"
-    "GPU 1: NVIDIA H200 (UUID: GPU-bb)\n"
-    "\t Link 0: <inactive>\n\t Link 1: 26.562 GB/s\n"
-)
-QUERY = (
-    "0, NVIDIA H200, GPU-aa, 143771, 580.159\n"
-    "1, NVIDIA H200, GPU-bb, 143771, 580.159\n"
-)
+SWITCH = (0, 200, 0)
+H200 = "NVIDIA H200"
 
 
-def put_nvidia_smi(folder: Path, monkeypatch, body: str) -> None:
-    program = folder / "nvidia-smi"
-    program.write_text("#!/bin/sh\n" + body)
-    program.chmod(program.stat().st_mode | stat.S_IEXEC)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+class Error(Exception):
+    """What the library raises."""
 
 
-def test_topology_is_a_square_matrix_of_link_names():
-    found = nvidia_smi.parse_topology(TOPOLOGY)
-    assert found == {
-        "devices": ["GPU0", "GPU1", "NIC0"],
-        "matrix": [
-            ["X", "NV18", "SYS"],
-            ["NV18", "X", "PHB"],
-            ["SYS", "PHB", "X"],
-        ],
+class Nvml:
+    """NVML of a host whose GPU i sits on PCI bus i + 1.
+
+    `ends` gives for each GPU where its active NVLinks end; None is a
+    link whose end the driver does not tell.  `ways` is NVML's number for
+    a pair without NVLinks.
+    """
+
+    NVMLError = Error
+    NVML_NVLINK_MAX_LINKS = 36
+    NVML_NVLINK_DEVICE_TYPE_GPU = 0
+    NVML_NVLINK_DEVICE_TYPE_IBMNPU = 1
+    NVML_FI_DEV_NVLINK_GET_SPEED = 164
+    NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON = 90
+
+    def __init__(self, *ends, ways=50, old=False, refuses=()):
+        self.ends, self.ways, self.old = ends, ways, old
+        self.refuses = refuses
+        self.open = 0
+
+    def __getattribute__(self, name):
+        if name.startswith("nvml") and name in self.refuses:
+            raise Error(name)
+        return object.__getattribute__(self, name)
+
+    def nvmlInit(self):
+        self.open += 1
+
+    def nvmlShutdown(self):
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self):
+        return len(self.ends)
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        return index
+
+    def nvmlSystemGetDriverVersion(self):
+        return "580.159"
+
+    def nvmlDeviceGetName(self, handle):
+        return H200
+
+    def nvmlDeviceGetUUID(self, handle):
+        return f"GPU-{'ab'[handle % 2] * 2}"
+
+    def nvmlDeviceGetMemoryInfo(self, handle):
+        return SimpleNamespace(total=143771 * 2**20)
+
+    def nvmlDeviceGetPciInfo(self, handle):
+        return SimpleNamespace(domain=0, bus=handle + 1, device=0)
+
+    def nvmlDeviceGetNvLinkState(self, handle, number):
+        if number >= 18:
+            raise Error("no such link")
+        return int(number < len(self.ends[handle]))
+
+    def nvmlDeviceGetNvLinkRemotePciInfo(self, handle, number):
+        if (end := self.ends[handle][number]) is None:
+            raise Error("not supported")
+        domain, bus, device = end
+        return SimpleNamespace(domain=domain, bus=bus, device=device)
+
+    def nvmlDeviceGetNvLinkRemoteDeviceType(self, handle, number):
+        if (end := self.ends[handle][number]) is None:
+            raise Error("not supported")
+        return 2 if end == SWITCH else 0
+
+    def nvmlDeviceGetTopologyCommonAncestor(self, one, other):
+        return self.ways
+
+    def nvmlDeviceGetFieldValues(self, handle, asked):
+        scoped = isinstance(asked[0], tuple)
+        return [
+            SimpleNamespace(
+                nvmlReturn=3 if scoped and self.old else 0,
+                value=SimpleNamespace(uiVal=26562),
+            )
+            for _ in asked
+        ]
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """Return a function that makes a library that of this host."""
+
+    def use(library):
+        monkeypatch.setattr(nvml, "pynvml", library)
+        monkeypatch.setattr(gpus, "_by_torch", lambda: None)
+        return library
+
+    return use
+
+
+def gpu_at(index):
+    return (0, index + 1, 0)
+
+
+@pytest.mark.parametrize("end", [SWITCH, None])
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("old", [False, True])
+def test_links_to_a_switch_reach_every_gpu(host, end, count, old):
+    library = host(Nvml(*[[end] * 18] * count, old=old))
+    found = nvml.links()
+    assert found["devices"] == [f"GPU{n}" for n in range(count)]
+    for i, row in enumerate(found["matrix"]):
+        assert row == ["X" if i == j else "NV18" for j in range(count)]
+    assert found["nvlink"] == [
+        {"gpu": n, "links": 18, "gb_per_s": 478.116} for n in range(count)
+    ]
+    assert library.open == 0
+
+
+def test_links_between_gpus_count_pair_by_pair(host):
+    host(
+        Nvml(
+            [gpu_at(1)] * 4 + [gpu_at(2)] * 2,
+            [gpu_at(0)] * 4,
+            [gpu_at(0)] * 2,
+            [(0, 77, 0)] * 3,  # a GPU that this container does not see
+            ways=40,
+        )
+    )
+    assert nvml.links()["matrix"] == [
+        ["X", "NV4", "NV2", "NODE"],
+        ["NV4", "X", "NODE", "NODE"],
+        ["NV2", "NODE", "X", "NODE"],
+        ["NODE", "NODE", "NODE", "X"],
+    ]
+
+
+@pytest.mark.parametrize(("ways", "name"), nvml.WAYS.items())
+def test_without_nvlink_the_way_over_pcie_is_named(host, ways, name):
+    host(Nvml([], [], ways=ways))
+    assert nvml.links() == {
+        "devices": ["GPU0", "GPU1"],
+        "matrix": [["X", name], [name, "X"]],
+        "nvlink": [],
     }
 
 
+def test_one_gpu_has_no_links(host):
+    host(Nvml([]))
+    assert nvml.links() == {
+        "devices": ["GPU0"],
+        "matrix": [["X"]],
+        "nvlink": [],
+    }
+
+
+def test_a_way_that_nobody_knows_leaves_the_matrix_out(host):
+    host(Nvml([], [], refuses=["nvmlDeviceGetTopologyCommonAncestor"]))
+    assert nvml.links() == {"devices": [], "matrix": [], "nvlink": []}
+
+
 @pytest.mark.parametrize(
-    "text", ["", "no devices were found\n", "\tGPU0\tGPU1\nGPU0\t X \n"]
+    "library",
+    [None, Nvml(), Nvml([], refuses=["nvmlInit"])],
+    ids=["no library", "no GPU", "no driver"],
 )
-def test_a_missing_or_torn_topology_is_none(text):
-    assert nvidia_smi.parse_topology(text) is None
-
-
-def test_inactive_nvlinks_do_not_count():
-    assert nvidia_smi.parse_nvlink(NVLINK) == [
-        {"gpu": 0, "links": 2, "gb_per_s": 53.124},
-        {"gpu": 1, "links": 1, "gb_per_s": 26.562},
-    ]
-
-
-def test_the_hosts_gpus_come_from_nvidia_smi(tmp_path, monkeypatch):
-    (tmp_path / "topology").write_text(TOPOLOGY)
-    (tmp_path / "nvlink").write_text(NVLINK)
-    (tmp_path / "query").write_text(QUERY)
-    put_nvidia_smi(
-        tmp_path,
-        monkeypatch,
-        f'case "$1" in topo) cat {tmp_path}/topology;; '
-        f"nvlink) cat {tmp_path}/nvlink;; *) cat {tmp_path}/query;; esac\n",
+def test_what_cannot_be_asked_is_described_as_absent(host, library):
+    host(library)
+    found = hardware.describe()
+    assert (found["links"], found["driver"], found["gpus"]) == (
+        None,
+        None,
+        [],
     )
-    monkeypatch.setattr(gpus, "_by_torch", lambda: None)
+    assert found["host_gpus"] == 0
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in dir(Nvml) if name.startswith("nvml")]
+)
+def test_any_refusal_is_survived(host, name):
+    host(Nvml([SWITCH], [SWITCH], refuses=[name]))
+    json.dumps(hardware.describe())
+
+
+def test_the_hosts_gpus_come_from_the_driver(host):
+    host(Nvml([SWITCH] * 18, [SWITCH] * 18))
     found = hardware.describe()
     assert found["host_gpus"] == 2 and found["driver"] == "580.159"
     assert found["links"]["matrix"][0][1] == "NV18"
-    assert found["links"]["nvlink"][0]["links"] == 2
-    assert [gpu["model"] for gpu in found["gpus"]] == ["NVIDIA H200"] * 2
+    assert [gpu["model"] for gpu in found["gpus"]] == [H200] * 2
     assert found["gpus"][1]["memory_gib"] == 140.4
 
 
-def test_a_visible_gpu_keeps_its_number_on_the_host(monkeypatch):
+def test_a_visible_gpu_keeps_its_number_on_the_host(host, monkeypatch):
     class Properties:
-        name, uuid, total_memory = "NVIDIA H200", "bb", 140 * 2**30
+        name, uuid, total_memory = H200, "bb", 140 * 2**30
         major, minor, multi_processor_count = 9, 0, 132
 
-    rows = [
-        dict(zip(gpus._FIELDS, line.split(", "), strict=True))
-        for line in QUERY.splitlines()
-    ]
-    monkeypatch.setattr(nvidia_smi, "query", lambda *fields: rows)
+    host(Nvml([], []))
     monkeypatch.setattr(gpus, "_by_torch", lambda: [Properties])
     assert gpus.visible_gpus() == [
         {
             "index": 0,
             "host_index": 1,
-            "model": "NVIDIA H200",
+            "model": H200,
             "memory_gib": 140.0,
             "compute_capability": "9.0",
             "multiprocessors": 132,
         }
     ]
-
-
-@pytest.mark.parametrize(
-    "body", ["exit 9\n", "echo 'Failed to initialize NVML'; exit 1\n"]
-)
-def test_a_broken_driver_is_described_as_absent(tmp_path, monkeypatch, body):
-    put_nvidia_smi(tmp_path, monkeypatch, body)
-    found = hardware.describe()
-    assert found["links"] is None and found["driver"] is None
 
 
 def test_description_is_json_without_names_of_people_or_folders(monkeypatch):

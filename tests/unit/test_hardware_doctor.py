@@ -34,6 +34,7 @@ def here(tmp_path):
 @pytest.fixture
 def two_gpus(here):
     here.about["gpus"] = [GPU, {**GPU, "index": 1}]
+    here.about["host_gpus"] = 2
     here.about["links"] = {
         "devices": ["GPU0", "GPU1", "NIC0"],
         "matrix": [
@@ -105,6 +106,11 @@ def test_gpus_that_torch_cannot_use_are_named(here):
     found = checks.gpus(here)
     assert found.ok is None and "torch sees none" in found.found
     assert "CUDA build" in found.remedy
+
+
+def test_gpus_without_the_drivers_library_are_named(two_gpus):
+    two_gpus.about["host_gpus"] = 0
+    assert "nvidia-ml-py" in checks.gpus(two_gpus).remedy
 
 
 def test_links_between_gpus(two_gpus):

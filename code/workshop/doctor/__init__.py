@@ -1,8 +1,9 @@
 """What this machine is: GPUs and their links, CPU, host, software."""
 
-from workshop.doctor.gpus import host_gpus, peer_access, visible_gpus
+from workshop.doctor.gpus import peer_access, visible_gpus
 from workshop.doctor.host import cpu, host_identity
-from workshop.doctor.nvidia_smi import links
+from workshop.doctor.nvml import devices as host_gpus
+from workshop.doctor.nvml import links
 from workshop.doctor.software import nccl_variables, software_versions
 
 
@@ -33,4 +34,4 @@ def describe() -> dict:
     }
 
 
-__all__ = ["describe"]
+__all__ = ["describe", "host_gpus"]

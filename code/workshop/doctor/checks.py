@@ -106,6 +106,13 @@ def gpus(m: Machine) -> Check:
     usable = [gpu for gpu in seen if gpu["compute_capability"]]
     if usable:
         models = sorted({gpu["model"] for gpu in usable})
+        if not m.about["host_gpus"]:
+            return Check(
+                "GPUs",
+                None,
+                f"{len(usable)} × {', '.join(models)}, driver not asked",
+                "Install nvidia-ml-py, which reads driver and links.",
+            )
         return Check("GPUs", True, f"{len(usable)} × {', '.join(models)}")
     if seen:
         return Check(
@@ -137,7 +144,7 @@ def links(m: Machine) -> Check:
     )
     peers = m.about["peer_access"] or []
     direct = bool(peers) and all(all(row) for row in peers)
-    found = ", ".join(kinds) or "unknown to nvidia-smi"
+    found = ", ".join(kinds) or "unknown to the driver"
     if direct:
         return Check("links between GPUs", True, f"{found}, peer access")
     return Check(

@@ -1,33 +1,16 @@
 """The GPUs: those that this process sees, and those of the whole host."""
 
-from workshop.doctor import nvidia_smi
-
-_FIELDS = ("index", "name", "uuid", "memory.total", "driver_version")
-
-
-def host_gpus() -> list[dict]:
-    """Return every GPU of the host by nvidia-smi, [] where there is none."""
-    return [
-        {
-            "index": int(row["index"]),
-            "name": row["name"],
-            "uuid": row["uuid"].removeprefix("GPU-"),
-            "memory_mib": _number(row["memory.total"]),
-            "driver": row["driver_version"],
-        }
-        for row in nvidia_smi.query(*_FIELDS)
-        if row["index"].isdigit()
-    ]
+from workshop.doctor import nvml
 
 
 def visible_gpus() -> list[dict]:
     """Return the GPUs that this process sees, in torch's order.
 
-    Each has `index`, `host_index` (nvidia-smi's, which differs under
+    Each has `index`, `host_index` (the driver's, which differs under
     `CUDA_VISIBLE_DEVICES`), `model`, `memory_gib`, `compute_capability`
     and `multiprocessors`; the last two are None where torch has no CUDA.
     """
-    whole = host_gpus()
+    whole = nvml.devices()
     seen = _by_torch()
     if seen is None:
         return [
@@ -88,13 +71,6 @@ def _by_torch() -> list | None:
             for index in range(torch.cuda.device_count())
         ]
     except Exception:  # a broken driver must not break a description
-        return None
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
         return None
 
 

@@ -157,9 +157,7 @@ def _fields(line: str) -> dict[str, str]:
 def state(job_id: int) -> JobState:
     """Return the present state of a job, an array counted as one."""
     states = [_state(job_id, fields) for fields in tasks(job_id)]
-    return min(
-        states, key=lambda job: (job.ended, job.state == "COMPLETED")
-    )
+    return min(states, key=lambda job: (job.ended, job.state == "COMPLETED"))
 
 
 def _state(job_id: int, fields: dict[str, str]) -> JobState:

@@ -164,10 +164,12 @@ def end_strays(layout: Layout) -> None:
     for process in psutil.process_iter():
         try:
             variables = process.environ()
+            step = any("slurmstepd" in word for word in process.cmdline())
         except psutil.Error:
             continue
         ours = variables.get("SLURM_CONF") == conf
-        if ours and "SLURM_JOB_ID" in variables and process.pid not in spared:
+        of_a_job = step or "SLURM_JOB_ID" in variables
+        if ours and of_a_job and process.pid not in spared:
             strays.append(process)
     end_processes(strays, patience=0)
 
@@ -176,17 +178,23 @@ def end_processes(
     processes: list[psutil.Process], patience: float = DAEMON_END_TIMEOUT_S
 ) -> None:
     """End processes, by force those that take longer than `patience` s."""
-    if patience:
-        for process in processes:
-            _signal(process, signal.SIGTERM)
-    _, left = psutil.wait_procs(processes, timeout=patience)
-    for process in left:
-        _signal(process, signal.SIGKILL)
-    psutil.wait_procs(left, timeout=DAEMON_END_TIMEOUT_S)
+    asked = time.monotonic()
+    gentle = signal.SIGTERM if patience else signal.SIGKILL
+    left = [each for each in processes if _signal(each, gentle)]
+    while left:
+        time.sleep(0.02)
+        waited = time.monotonic() - asked
+        number = signal.SIGKILL if waited > patience else 0
+        left = [each for each in left if _signal(each, number)]
 
 
-def _signal(process: psutil.Process, number: signal.Signals) -> None:
+def _signal(process: psutil.Process, number: int) -> bool:
+    """Send a signal (0: none), say whether there was someone to get it."""
     try:
+        # One that ended and that nobody reaped yet is gone for us.
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
         process.send_signal(number)
     except psutil.NoSuchProcess:
-        pass
+        return False
+    return True

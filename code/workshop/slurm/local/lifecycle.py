@@ -240,8 +240,8 @@ def _launch(layout: Layout, report: Report) -> None:
 
 
 def _stop(layout: Layout, report: Report = lambda stage: None) -> None:
-    # A command waits for a minute if who must answer or sign is dead.
-    if {"munged", "slurmctld"} <= state.alive(layout):
+    # Slurm's commands wait up to a minute for daemons that are dead.
+    if state.broken(layout) is None:
         report("ending jobs")
         daemons.end_jobs(layout.path())
     report("stopping slurmctld and slurmds")
