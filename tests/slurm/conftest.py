@@ -76,3 +76,18 @@ def second_base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     cluster.stop(base)
     shutil.rmtree(base, ignore_errors=True)
     Path(f"{base}.lock").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def spaced_checkout(
+    second_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Make a checkout whose path has a space and an umlaut the root."""
+    here, there = paths.root(), tmp_path / "a checkout für alle"
+    shutil.copytree(here / "slurm", there / "slurm")
+    for name in ("code", "tests", ".venv"):
+        (there / name).symlink_to(here / name)
+    if (here / ".slurm" / "debs").is_dir():
+        shutil.copytree(here / ".slurm" / "debs", there / ".slurm" / "debs")
+    monkeypatch.setenv("WORKSHOP_ROOT", str(there))
+    return there

@@ -63,14 +63,11 @@ def test_dead_daemon_is_named_and_mended(
     assert jobs.wait(jobs.submit("slurm/hello.sbatch", nodes=1), 120).ended
 
 
-def test_vanished_programs_are_noticed_and_unpacked_again(
-    slurm_cluster: Layout, second_base: Path, tmp_path: Path, monkeypatch
+def test_vanished_programs_of_a_spaced_path_are_unpacked_again(
+    slurm_cluster: Layout, spaced_checkout: Path
 ) -> None:
     if programs.installed():
         pytest.skip("Slurm is installed here, so nothing is unpacked")
-    folder = tmp_path / "a place, für Slurm"
-    shutil.copytree(packages.folder() / "debs", folder / "debs")
-    monkeypatch.setattr(packages, "folder", lambda: folder)
     layout = cluster.start(nodes=1)
     mark = f"97{os.getpid()}"
     start_sleeper(layout, mark)
@@ -82,7 +79,12 @@ def test_vanished_programs_are_noticed_and_unpacked_again(
     started = workshop_cluster("start")
     assert started.exit_code == 0 and "is gone" in started.output
     assert not sleepers(mark), "a job outlives its cluster"
-    assert cluster.running() and workshop_cluster("status").exit_code == 0
+    job_id = jobs.submit(
+        "slurm/torchrun_node.sbatch", ["tests.slurm.all_reduce"]
+    )
+    said = Path(jobs.wait(job_id, 300).output)
+    assert said.parent == spaced_checkout / "slurm" / "logs"
+    assert said.read_text().count("sum 3") == 2
 
 
 def test_another_program_under_the_number_is_no_daemon(

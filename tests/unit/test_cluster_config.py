@@ -151,6 +151,8 @@ def test_folder_is_checked(tmp_path: Path) -> None:
         place.check_base(Path("/" + "a" * 91))
     with pytest.raises(UserError, match="must be absolute"):
         place.check_base(Path("here"))
+    with pytest.raises(UserError, match="has a character that Slurm"):
+        place.check_base(Path("/tmp/für alle"))
     short = Path("/tmp")
     with pytest.raises(UserError, match="holds something else"):
         place.check_base(short)

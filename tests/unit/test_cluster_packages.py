@@ -116,7 +116,7 @@ def test_bundle_holds_packages_and_wheels(project: Path, monkeypatch) -> None:
     monkeypatch.setattr(packages, "download", lambda to, report: [deb])
     monkeypatch.setattr(bundle, "_download_wheels", wheels)
     names = {f"{line}.whl" for line in bundle.requirements()}
-    assert "megatron-core==0.16.1.whl" in names
+    assert any(name.startswith("megatron-core==") for name in names)
     assert bundle.make(project / "out", no_report) == 1000 + 10 * len(names)
     assert [p.name for p in project.glob("out/debs/*")] == [deb.name]
     assert {p.name for p in project.glob("out/wheels/*")} == names
@@ -125,12 +125,13 @@ def test_bundle_holds_packages_and_wheels(project: Path, monkeypatch) -> None:
         bundle.make(project / "file", no_report)
 
 
-def test_bundle_pins_its_wheels(project: Path, monkeypatch) -> None:
+def test_bundle_takes_the_pinned_versions(project: Path, monkeypatch) -> None:
     monkeypatch.setattr(bundle, "root", lambda: project)
     listed = project / "slurm" / "cluster" / "bundle.txt"
     listed.parent.mkdir(parents=True)
-    listed.write_text("# why\nhjson==3.1.0  # because\n\n")
+    (project / "requirements.txt").write_text("# all\nhjson==3.1.0\nx==1\n")
+    listed.write_text("# why\nhjson  # because\n\n")
     assert bundle.requirements() == ["hjson==3.1.0"]
-    listed.write_text("hjson\n")
-    with pytest.raises(UserError, match="'hjson' without a version"):
+    listed.write_text("ninja\n")
+    with pytest.raises(UserError, match="asks for ninja, which"):
         bundle.requirements()

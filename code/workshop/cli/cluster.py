@@ -80,9 +80,6 @@ def start(
             bundle=bundle,
             report=report,
         )
-        if bundle is not None:
-            report("installing the bundle's wheels")
-            carried.install_wheels(bundle)
     env = lifecycle.write_environment_file(base)
     shape = lifecycle.describe(layout)
     if wrong:
@@ -134,7 +131,10 @@ def bundle(
         count = carried.make(out, report)
     print(f"{_near(out)}: {count / 1e6:.1f} MB")
     print("carry it with the repository; there, in the repository's folder:")
-    print("  export PYTHONPATH=code")
+    # The program itself needs some of the wheels, so pip comes first.
+    print("  python3 -m pip install --no-index --no-deps --upgrade \\")
+    print(f"    --target .slurm/site {out.name}/wheels/*.whl")
+    print("  export PYTHONPATH=code:.slurm/site")
     print(f"  python3 -m workshop.cli cluster start --bundle {out.name}")
     print("  . .slurm/env.sh")
 

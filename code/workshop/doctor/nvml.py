@@ -8,7 +8,6 @@ answer there is nothing to tell.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 
 try:
     import pynvml
@@ -20,8 +19,8 @@ WAYS = {0: "PIX", 10: "PIX", 20: "PXB", 30: "PHB", 40: "NODE", 50: "SYS"}
 
 
 @contextmanager
-def _library() -> Iterator[tuple[ModuleType, list]]:
-    """Give the library and a handle for each GPU, none where it fails."""
+def _handles() -> Iterator[list]:
+    """Give a handle for each GPU of the host, none where that fails."""
     handles = []
     ready = False
     try:
@@ -35,16 +34,16 @@ def _library() -> Iterator[tuple[ModuleType, list]]:
     except Exception:  # a broken driver must not break a description
         handles = []
     try:
-        yield pynvml, handles
+        yield handles
     finally:
         if ready:
-            _answer(pynvml.nvmlShutdown)
+            _answer("nvmlShutdown")
 
 
-def _answer(question, *arguments):
+def _answer(question: str, *arguments):
     """Return what NVML answers, None if it refuses or does not know."""
     try:
-        return question(*arguments)
+        return getattr(pynvml, question)(*arguments)
     except Exception:  # a broken driver must not break a description
         return None
 
@@ -55,16 +54,16 @@ def devices() -> list[dict]:
     Keys: `index`, `name`, `uuid` (as torch writes it), `memory_mib` and
     `driver`; what a GPU does not tell is None.
     """
-    with _library() as (nvml, handles):
-        driver = _answer(nvml.nvmlSystemGetDriverVersion) if handles else None
+    with _handles() as handles:
+        driver = _answer("nvmlSystemGetDriverVersion") if handles else None
         described = []
         for index, handle in enumerate(handles):
-            memory = _answer(nvml.nvmlDeviceGetMemoryInfo, handle)
-            uuid = _answer(nvml.nvmlDeviceGetUUID, handle) or ""
+            memory = _answer("nvmlDeviceGetMemoryInfo", handle)
+            uuid = _answer("nvmlDeviceGetUUID", handle) or ""
             described.append(
                 {
                     "index": index,
-                    "name": _text(_answer(nvml.nvmlDeviceGetName, handle)),
+                    "name": _text(_answer("nvmlDeviceGetName", handle)),
                     "uuid": _text(uuid).removeprefix("GPU-"),
                     "memory_mib": memory and memory.total / 2**20,
                     "driver": _text(driver),
@@ -82,7 +81,7 @@ def links() -> dict | None:
         `nvlink`: for each GPU with NVLinks the `links` that are active
         and their summed `gb_per_s` in one direction.
     """
-    with _library() as (_, handles):
+    with _handles() as handles:
         if not handles:
             return None
         active = [_active_links(handle) for handle in handles]
@@ -117,7 +116,7 @@ def _active_links(handle) -> list[int]:
     return [
         number
         for number in range(pynvml.NVML_NVLINK_MAX_LINKS)
-        if _answer(pynvml.nvmlDeviceGetNvLinkState, handle, number) == 1
+        if _answer("nvmlDeviceGetNvLinkState", handle, number) == 1
     ]
 
 
@@ -125,18 +124,18 @@ def _speed(handle, numbers: list[int]) -> float:
     """Return the summed speed of NVLinks in GB/s, one direction."""
     field = pynvml.NVML_FI_DEV_NVLINK_GET_SPEED
     asked = [(field, number) for number in numbers]
-    values = _answer(pynvml.nvmlDeviceGetFieldValues, handle, asked) or ()
+    values = _answer("nvmlDeviceGetFieldValues", handle, asked) or ()
     if any(value.nvmlReturn for value in values) or not len(values):
         # Older drivers tell one speed for all links.
         field = pynvml.NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON
         asked = [field] * len(numbers)
-        values = _answer(pynvml.nvmlDeviceGetFieldValues, handle, asked) or ()
+        values = _answer("nvmlDeviceGetFieldValues", handle, asked) or ()
     return sum(v.value.uiVal for v in values if not v.nvmlReturn) / 1000
 
 
 def _place(handle) -> tuple[int, int, int] | None:
     """Return where a GPU sits on the PCI bus."""
-    return _bus(_answer(pynvml.nvmlDeviceGetPciInfo, handle))
+    return _bus(_answer("nvmlDeviceGetPciInfo", handle))
 
 
 def _bus(info) -> tuple[int, int, int] | None:
@@ -151,9 +150,7 @@ def _way(handles, active, places, i: int, j: int) -> str | None:
     """
     count = 0
     for number in active[i]:
-        ends = _answer(
-            pynvml.nvmlDeviceGetNvLinkRemotePciInfo, handles[i], number
-        )
+        ends = _answer("nvmlDeviceGetNvLinkRemotePciInfo", handles[i], number)
         if ends and _bus(ends) in places:
             count += _bus(ends) == places[j]
         else:
@@ -161,14 +158,14 @@ def _way(handles, active, places, i: int, j: int) -> str | None:
     if count:
         return f"NV{count}"
     common = _answer(
-        pynvml.nvmlDeviceGetTopologyCommonAncestor, handles[i], handles[j]
+        "nvmlDeviceGetTopologyCommonAncestor", handles[i], handles[j]
     )
     return WAYS.get(common)
 
 
 def _at_switch(handle, number: int) -> bool:
     """Say whether an NVLink ends at a switch, or at nothing we can see."""
-    kind = _answer(pynvml.nvmlDeviceGetNvLinkRemoteDeviceType, handle, number)
+    kind = _answer("nvmlDeviceGetNvLinkRemoteDeviceType", handle, number)
     return kind not in (
         pynvml.NVML_NVLINK_DEVICE_TYPE_GPU,
         pynvml.NVML_NVLINK_DEVICE_TYPE_IBMNPU,

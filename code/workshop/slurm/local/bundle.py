@@ -21,21 +21,22 @@ GLIBC = ("2_28", "2_27", "2_26", "2_24", "2_17", "2_12", "2_5")
 
 
 def requirements() -> list[str]:
-    """Return the wheels to carry, as pip requirements.
+    """Return the wheels to carry, in the versions of requirements.txt.
 
     Raises:
-        UserError: a line has no exact version.
+        UserError: requirements.txt does not pin one of them.
     """
-    path = root() / "slurm" / "cluster" / "bundle.txt"
-    lines = [line.partition("#")[0].strip() for line in path.open()]
-    wanted = [line for line in lines if line]
-    for line in wanted:
-        if "==" not in line:
-            raise UserError(
-                f"{path} asks for {line!r} without a version: write "
-                "NAME==VERSION"
-            )
-    return wanted
+    lines = (root() / "requirements.txt").read_text().splitlines()
+    pinned = {line.partition("==")[0]: line for line in lines}
+    listed = root() / "slurm" / "cluster" / "bundle.txt"
+    names = [line.partition("#")[0].strip() for line in listed.open()]
+    names = [name for name in names if name]
+    if unknown := [name for name in names if name not in pinned]:
+        raise UserError(
+            f"{listed} asks for {', '.join(unknown)}, which requirements.txt "
+            "does not pin: write its name as there, without a version"
+        )
+    return [pinned[name] for name in names]
 
 
 def make(folder: Path, report: Report) -> int:
@@ -80,32 +81,6 @@ def _download_wheels(wanted: list[str], to: Path) -> None:
             f"the wheels {', '.join(wanted)} cannot be downloaded "
             f"({said[-1]}): check slurm/cluster/bundle.txt and the network"
         )
-
-
-def install_wheels(bundle: Path) -> Path | None:
-    """Install the wheels of `bundle` into `.slurm/site`, return that.
-
-    Job scripts add the folder to PYTHONPATH (`slurm/setup.sh`), and so
-    does `.slurm/env.sh`; the host's own packages stay as they are.
-    """
-    wheels = sorted(str(path) for path in (bundle / "wheels").glob("*.whl"))
-    if not wheels:
-        return None
-    site = packages.folder() / "site"
-    command = [sys.executable, "-m", "pip", "install", "--quiet"]
-    command += ["--disable-pip-version-check", "--no-index", "--no-deps"]
-    command += ["--upgrade", f"--target={site}", *wheels]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines() or ["no message"]
-        raise UserError(
-            f"the wheels of {bundle} cannot be installed ({said[-1]}): they "
-            f"are made for Python {PYTHON} and this is "
-            f"{platform.python_version()}"
-        )
-    return site
 
 
 def size(folder: Path) -> int:
