@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from pool import groups_closed
 
 STEPS = 4
 
 
 def pretrain(rank, world, folder, *argv):
-    """Run the whole entry point on a rank of the pool; return the events."""
+    """Run the whole entry point on a rank of the pool; return the events.
+
+    On CUDA where the pool's ranks have GPUs.
+    """
     from workshop.job.launch import Job
     from workshop.lab1.pretrain_gpt import run
     from workshop.lab1.pretrain_options import parse
@@ -30,8 +34,11 @@ def pretrain(rank, world, folder, *argv):
             *argv,
         ]
     )
+    device = torch.device("cpu")
+    if dist.get_backend(dist.group.WORLD) != "gloo":
+        device = torch.device("cuda", torch.cuda.current_device())
     with groups_closed():
-        run(Job(rank, world, torch.device("cpu")), args)
+        run(Job(rank, world, device), args)
     lines = metrics.read_text().splitlines() if rank == 0 else []
     return [json.loads(line) for line in lines]
 

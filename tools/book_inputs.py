@@ -1,12 +1,12 @@
 """What a built book depends on, as one hash: equal hash, equal pages."""
 
-import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
+from workshop.records import files
+
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("book", "code", "slurm", "benchmarks", "tests")
+FOLDERS = ("book", "code", "slurm", "tests")
 FILES = (
     "_config.yml",
     "_toc.yml",
@@ -16,36 +16,12 @@ FILES = (
     "pyproject.toml",
     "README.md",
 )
-IGNORED = {
-    "__pycache__",
-    ".ipynb_checkpoints",
-    ".pytest_cache",
-    "logs",
-    ".staging",
-}
-
-
-def files(root: Path) -> Iterator[Path]:
-    """Yield every input file in a fixed order."""
-    for name in FILES:
-        if (root / name).is_file():
-            yield root / name
-    for folder in FOLDERS:
-        for path in sorted((root / folder).rglob("*")):
-            parts = path.relative_to(root).parts
-            egg = any(part.endswith(".egg-info") for part in parts)
-            if path.is_file() and not IGNORED.intersection(parts) and not egg:
-                yield path
 
 
 def digest(root: Path = ROOT) -> str:
     """Return the hash of all inputs, the mode of the recorded cells too."""
-    sha = hashlib.sha256()
-    sha.update(os.environ.get("WORKSHOP_RUN", "replay").encode())
-    for path in files(root):
-        sha.update(path.relative_to(root).as_posix().encode() + b"\0")
-        sha.update(hashlib.sha256(path.read_bytes()).digest())
-    return sha.hexdigest()
+    mode = os.environ.get("WORKSHOP_RUN", "replay")
+    return files.digest([mode, files.tree_digests(root, (*FILES, *FOLDERS))])
 
 
 def stamp(root: Path = ROOT) -> Path:

@@ -2,8 +2,12 @@
 
 Ranks that find fewer GPUs than they are share one, so that everything but
 the tests that measure a link or a speed runs on a single GPU as well.
+Several workers (`-n 4`) share the GPUs: most of a test is imports and
+compilation. A test that measures asks for the fixture `alone`, and waits
+until no other runs.
 """
 
+import fcntl
 import json
 import os
 import subprocess
@@ -53,6 +57,24 @@ def two_gpus() -> None:
     """Ask for two GPUs; on one GPU the summary names what was skipped."""
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs and this node shows one")
+
+
+@pytest.fixture(autouse=True)
+def turns(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Share the GPUs with other workers' tests, or have them alone."""
+    # All workers' folders lie in one.
+    place = tmp_path_factory.getbasetemp().parent / "gpu-turns"
+    quiet = "alone" in request.fixturenames
+    with place.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if quiet else fcntl.LOCK_SH)
+        yield
+
+
+@pytest.fixture
+def alone() -> None:
+    """Have the GPUs for this test alone: `turns` sees to it."""
 
 
 @pytest.fixture(scope="session")

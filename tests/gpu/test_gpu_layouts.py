@@ -1,8 +1,14 @@
 """Tensor, sequence and pipeline parallelism on two GPUs, over NCCL."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
+from pool import Pool
+from pretrain_runs import pretrain, values
+
+LIMIT = 180
 
 ATTENTION = "--tensor-parallel-size 2"
 STAGES = "--pipeline-parallel-size 2"
@@ -23,27 +29,31 @@ def test_every_layout_has_the_dense_gradients(
     assert not wrong, wrong
 
 
-def test_compiled_trainings_learn_as_on_one_gpu(launch) -> None:
-    """The same global batch, bf16 weights: losses agree but for rounding."""
-
-    def losses(flags: str, ranks: int) -> list[float]:
-        run = launch(
-            "workshop.lab1.pretrain_gpt", "--model", "mini", "--steps", "8",
-            "--micro-batch", "2", "--num-microbatches", "4", "--compile",
-            "--bf16-weights", "--warmup-steps", "2", *flags.split(),
-            ranks=ranks,
-        )  # fmt: skip
-        return [event["loss"] for event in run.of("step")]
-
-    alone = losses("", 1)
-    assert len(alone) == 8 and alone[-1] < alone[0]
-    for flags in (
+@pytest.mark.parametrize(
+    "flags",
+    [
         ATTENTION,
         f"{ATTENTION} --sequence-parallel",
-        STAGES,
         f"{STAGES} --schedule interleaved --virtual-stages 2",
-    ):
-        assert losses(flags, 2) == pytest.approx(alone, rel=2e-2), flags
+        STAGES,
+    ],
+)
+def test_compiled_trainings_learn_as_two_copies_do(
+    nccl2: Pool, tmp_path, flags: str
+) -> None:
+    """The same global batch, bf16 weights: losses agree but for rounding."""
+
+    def losses(*argv: str) -> list[float]:
+        options = ("--model", "mini", "--steps", "8", "--micro-batch", "2",
+                   "--compile", "--bf16-weights", "--warmup-steps", "2",
+                   *argv)  # fmt: skip
+        first, _ = nccl2.run(pretrain, tmp_path, *options, timeout=LIMIT)
+        return [loss for _, loss, _ in values(first)]
+
+    copies = losses("--num-microbatches", "2")
+    assert len(copies) == 8 and copies[-1] < copies[0]
+    split = losses("--num-microbatches", "4", *flags.split())
+    assert split == pytest.approx(copies, rel=2e-2)
 
 
 def test_a_profile_shows_stages_memory_and_communication(launch) -> None:
@@ -61,14 +71,14 @@ def test_a_profile_shows_stages_memory_and_communication(launch) -> None:
     assert {"compute_ms", "communication_ms", "bubble_fraction"} <= names
 
 
-@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.usefixtures("two_gpus", "alone")
 def test_a_pipeline_of_real_size_has_the_bubble_of_the_formula(
     launch,
 ) -> None:
     """Eight micro-batches of GPT-2 small: within half of the formula."""
     run = launch(
         "workshop.lab1.sweep_pipeline", "--model", "gpt2-small",
-        "--micro-batch", "8", "--rounds", "1",
+        "--micro-batch", "8", "--rounds", "1", "--steps", "3",
     )  # fmt: skip
     found = {
         (event["labels"]["schedule"], event["labels"]["m"]): event["value"]
@@ -80,10 +90,11 @@ def test_a_pipeline_of_real_size_has_the_bubble_of_the_formula(
 
 
 def test_out_of_memory_is_one_sentence(launch) -> None:
+    """In a tenth of the memory, so that other tests keep theirs."""
     run = launch(
-        "workshop.lab1.pretrain_gpt", "--model", "gpt-1.3b",
-        "--micro-batch", "512", "--steps", "3", "--bf16-weights",
-        ranks=1, expect=2,
+        "a_tenth_of_the_memory", "--model", "gpt2-small", "--micro-batch",
+        "512", "--steps", "3", "--bf16-weights", ranks=1, expect=2,
+        PYTHONPATH=f"{Path(__file__).parents[1]}:{os.environ['PYTHONPATH']}",
     )  # fmt: skip
     lines = [x for x in run.stderr.splitlines() if x.startswith("error: ")]
     assert len(lines) == 1 and "out of memory" in lines[0]

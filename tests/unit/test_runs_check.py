@@ -7,11 +7,13 @@ import pytest
 import runs_folder
 
 from workshop import paths
-from workshop.records import check, job, record
+from workshop.job import metrics
+from workshop.records import check, job, record, schema
 from workshop.records import experiments as describe
 from workshop.records.files import write_json
 
 NAME = "lab1/toy"
+RUNS = runs_folder.HERE / "book" / "runs"
 
 
 @pytest.fixture(scope="module")
@@ -187,19 +189,19 @@ def test_edited_metric_with_its_hash_mended_in_the_record(workshop):
     assert "differ from those in its log" in found.problem
 
 
-def test_edited_metric_with_every_hash_mended_still_differs_from_log(
+def test_edited_metric_with_every_hash_mended_is_not_summarised_so(
     workshop,
 ):
     folder = workshop / "book" / "runs" / NAME
     file = folder / "metrics.0.jsonl"
     before = hashes(folder)[file.name]
-    file.write_text(file.read_text().replace("400.0", "900.0"))
+    file.write_text(file.read_text().replace("300.0", "900.0"))
     log = folder / "log.txt"
     log.write_text(log.read_text().replace(before, hashes(folder)[file.name]))
     edit(workshop, lambda f: f["files"].update(hashes(folder)))
     found = finding(workshop)
     assert found.state == "altered"
-    assert "logs step 3 otherwise than metrics.0.jsonl" in found.problem
+    assert "summary that does not follow" in found.problem
 
 
 @pytest.mark.parametrize(
@@ -234,6 +236,29 @@ def test_edited_summary_with_every_hash_mended_is_recomputed(workshop):
     found = finding(workshop)
     assert found.state == "altered"
     assert "summary that does not follow" in found.problem
+
+
+def test_what_the_code_says_of_steps_today_alters_no_record(monkeypatch):
+    """Another unit, another field, another line of the log."""
+    monkeypatch.setattr(metrics, "UNITS", {"loss": "bits", "scale": ""})
+    monkeypatch.setattr(metrics, "format_step", None)
+    folders = [file.parent for file in RUNS.rglob("record.json")]
+    assert len(folders) > 15
+    for folder in folders:
+        found = schema.read(folder / "record.json")
+        assert not check.alteration(found["name"], found, folder)
+
+
+def test_a_new_field_of_a_step_is_in_the_summary_with_its_unit(
+    workshop, monkeypatch
+):
+    toy = workshop / "code" / "toy.py"
+    grown = toy.read_text().replace("loss=9.0", "scale=2.0, loss=9.0")
+    toy.write_text(grown.replace("world_size=1", "units={'scale': 'bit'}"))
+    folder, found = job.run(describe.read()[NAME], False, paths.records())
+    assert found["summary"]["scale"]["median"] == 2.0
+    assert found["summary"]["scale"]["unit"] == "bit"
+    assert finding(workshop).state == "fresh"
 
 
 def test_record_in_the_place_of_another(workshop):

@@ -46,7 +46,7 @@ def loader(tmp_path):
             file = folder / f"metrics.{repeat}.jsonl"
             file.write_text("".join(json.dumps(e) + "\n" for e in events))
             files.append(file)
-        return Run(name, {"summary": summarise(files)}, folder)
+        return Run(name, {"summary": summarise(files, 1)}, folder)
 
     runs = {
         "lab1/one": write("lab1/one", [90.0, 100.0, 120.0]),

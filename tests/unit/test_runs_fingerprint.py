@@ -1,13 +1,17 @@
 """Fingerprints: what makes a run stale, and what does not."""
 
 import ast
-import textwrap
+import os
+import subprocess
+import sys
 
 import pytest
 import runs_folder
 
+from workshop import loaded, paths
+from workshop.errors import UserError
+from workshop.records import check, fingerprint, job
 from workshop.records import experiments as describe
-from workshop.records import fingerprint
 
 SNIPPET = '''
 """Prose."""
@@ -90,41 +94,109 @@ def test_comments_of_a_script_do_not_count_but_its_options_do(tmp_path):
     assert found[0] == found[1] != found[2]
 
 
-def test_path_follows_imports_at_any_depth(tmp_path):
-    files = {
-        "code/workshop/__init__.py": "x = 1",
-        "code/workshop/errors.py": "x = 1",
-        "code/workshop/deep/__init__.py": "from . import a",
-        "code/workshop/deep/a.py": "from .b import c",
-        "code/workshop/deep/b.py": "import os, torch\nc = 1",
-        "code/workshop/lazy.py": "import workshop.errors",
-        "code/workshop/unused.py": "x = 1",
-        "code/workshop/records/check.py": "x = 1",
-        "code/workshop/lab/__init__.py": "",
-        "code/workshop/lab/run.py": """
-            from workshop import errors
-            from workshop.deep.a import c
-            from workshop.records import check
-            def f():
-                import workshop.lazy
-        """,
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(textwrap.dedent(text))
-    toy = describe.Experiment(
-        "lab1/toy", "", "", 1, 1, module="workshop.lab.run"
+@pytest.fixture
+def workshop(tmp_path, monkeypatch):
+    """A workshop of two runs, one of which uses a feature of the toy."""
+    root = runs_folder.make_workshop(tmp_path / "w")
+    runs_folder.enter(monkeypatch, root)
+    more = runs_folder.TOML.format(
+        name="lab1/featured", kind='good", "feature',
+        repeats=1, timeout="30s", needs_gpus=0,
+    )  # fmt: skip
+    runs_folder.describe_toy(root, repeats=1, more=more)
+    feature = root / "code" / "workshop" / "feature" / "of_toy.py"
+    feature.parent.mkdir(parents=True)
+    feature.write_text("VALUE = 1\n")
+    toy = root / "code" / "toy.py"
+    toy.write_text(
+        toy.read_text()
+        + "\nif 'feature' in sys.argv:\n"
+        + "    sys.path.insert(0, os.path.dirname(__file__) + '/workshop')\n"
+        + "    import feature.of_toy\n"
     )
-    found = fingerprint.measured_path(toy, tmp_path)
-    inside = [p.relative_to(tmp_path / "code/workshop") for p in found]
-    assert [p.as_posix() for p in inside] == [
-        "deep/__init__.py",
-        "deep/a.py",
-        "deep/b.py",
-        "lab/__init__.py",
-        "lab/run.py",
-        "lazy.py",
-    ]
+    for experiment in describe.read().values():
+        job.run(experiment, False, paths.records())
+    return root
+
+
+def states(root) -> list[str]:
+    found = check.examine_all(describe.read(), paths.records(), root)
+    assert [each.name for each in found] == ["lab1/toy", "lab1/featured"]
+    return [each.state for each in found]
+
+
+def test_a_feature_stales_the_runs_that_used_it(workshop):
+    assert states(workshop) == ["fresh", "fresh"]
+    (workshop / "code" / "another.py").write_text("VALUE = 2\n")
+    assert states(workshop) == ["fresh", "fresh"]
+    feature = workshop / "code" / "workshop" / "feature" / "of_toy.py"
+    feature.write_text('"""Prose."""\nVALUE = 1  # more\n')
+    assert states(workshop) == ["fresh", "fresh"]
+    feature.write_text("VALUE = 2\n")
+    assert states(workshop) == ["fresh", "stale"]
+    feature.unlink()
+    assert states(workshop) == ["fresh", "stale"]
+    helper = workshop / "code" / "helper_of_toy.py"
+    helper.write_text(helper.read_text().replace("100.0", "200.0"))
+    assert states(workshop) == ["stale", "stale"]
+
+
+def test_a_source_that_cannot_be_read_is_one_sentence(workshop):
+    for broken in (b"def (", b"x = '\xff'\n", b"x = 1\0"):
+        (workshop / "code" / "helper_of_toy.py").write_bytes(broken)
+        with pytest.raises(UserError, match="helper_of_toy.py cannot be"):
+            fingerprint.hashes({"code/helper_of_toy.py"}, workshop)
+
+
+def loads(tmp_path, *command) -> set[str]:
+    """Return what a process of this checkout notes that it loads."""
+    noted = tmp_path / "noted"
+    noted.mkdir()
+    env = {
+        **os.environ,
+        "WORKSHOP_ROOT": str(runs_folder.HERE),
+        "WORKSHOP_CACHE": str(tmp_path / "cache"),
+        "WORKSHOP_LOADED": str(noted),
+        "PYTHONPATH": str(runs_folder.HERE / "code"),
+    }
+    subprocess.run([sys.executable, *command], env=env, check=False)
+    return loaded.read(noted)
+
+
+def test_a_process_that_is_killed_has_noted_what_it_loaded(tmp_path):
+    program = "import os, workshop.groups; os.kill(os.getpid(), 9)"
+    assert {
+        "code/workshop/groups.py",
+        "code/workshop/layout.py",
+        "code/workshop/schedules.py",
+    } <= loads(tmp_path, "-c", program)
+
+
+def test_a_plain_run_loads_what_it_uses_and_nothing_else(tmp_path):
+    """No figure, no profile, no estimate of memory, no other strategy."""
+    argv = ("--steps", "1", "--corpus-mib", "0.1")
+    module = "workshop.lab1.pretrain_gpt"
+    files = fingerprint.measured(loads(tmp_path, "-m", module, *argv))
+    inside = {name.removeprefix("code/workshop/") for name in files}
+    assert {
+        "lab1/pretrain_gpt.py",
+        "training/layout_trainer.py",
+        "job/metrics.py",
+        "data/batches.py",
+        "models/gpt.py",
+    } <= inside
+    folders = {name.rpartition("/")[0] for name in inside}
+    assert folders <= {
+        "", "data", "estimate", "job", "lab1", "models", "parallel",
+        "parallel/data", "training",
+    }  # fmt: skip
+    of = {n for n in inside if n.startswith(("estimate", "parallel"))}
+    assert of == {
+        "estimate/__init__.py", "estimate/flops.py", "estimate/hardware.py",
+        "parallel/__init__.py", "parallel/data/__init__.py",
+        "parallel/data/ways.py", "parallel/placement.py",
+        "parallel/random_streams.py",
+    }  # fmt: skip
 
 
 def test_tests_of_a_pytest_launch_count(tmp_path):
@@ -133,18 +205,16 @@ def test_tests_of_a_pytest_launch_count(tmp_path):
     toy = describe.Experiment(
         "tests/gpu", "", "", 1, 1, launch="pytest", args=("tests/gpu", "-q")
     )
-    found = fingerprint.hashes(toy, tmp_path)
-    assert "tests/gpu/test_a.py" in found
+    assert "tests/gpu/test_a.py" in fingerprint.listed(toy, tmp_path)
 
 
-def test_description_and_listed_files_count(tmp_path):
-    root = runs_folder.make_workshop(tmp_path)
-    file = root / fingerprint.DEFINITION
-    old = fingerprint.hashes(describe.read(file)["lab1/toy"], root)
-    runs_folder.describe_toy(root, kind="fails", repeats=2)
-    (root / "code" / "toy_data.txt").write_text("other data\n")
-    new = fingerprint.hashes(describe.read(file)["lab1/toy"], root)
-    assert fingerprint.changed(old, new) == [
-        "code/toy_data.txt",
-        "slurm/experiments.toml (lab1/toy)",
+def test_description_and_listed_files_count(workshop):
+    (workshop / "code" / "toy_data.txt").write_text("other data\n")
+    text = (workshop / fingerprint.DEFINITION).read_text()
+    text = text.replace('"feature"]', '"feature", "more"]')
+    (workshop / fingerprint.DEFINITION).write_text(text)
+    found = check.examine_all(describe.read(), paths.records(), workshop)
+    assert [each.changed for each in found] == [
+        ("code/toy_data.txt",),
+        ("code/toy_data.txt", "slurm/experiments.toml (lab1/featured)"),
     ]

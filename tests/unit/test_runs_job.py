@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import psutil
@@ -14,6 +16,7 @@ from workshop.doctor import cpu
 from workshop.errors import UserError
 from workshop.records import check, job, node
 from workshop.records import experiments as describe
+from workshop.records.experiments import Size
 
 NAME = "lab1/toy"
 
@@ -91,8 +94,40 @@ def test_gpus_are_looked_at_by_a_process_of_its_own(workshop, monkeypatch):
     monkeypatch.setattr(job, "host_gpus", lambda: [{"index": 0}])
     monkeypatch.setattr(node, "describe", None)
     size = describe.read()[NAME].size()
-    found = job._nodes(size, workshop)
+    (workshop / "nodes").mkdir()
+    found = job._nodes(size, workshop, workshop / "nodes")
     assert [each["cpu"]["model"] for each in found] == [cpu()["model"]]
+
+
+def test_two_nodes_with_long_descriptions_do_not_mix(workshop, monkeypatch):
+    """What they print may arrive mixed up; each has a file of its own."""
+    program = "import sys; from workshop.records import node; "
+    program += "from workshop import doctor; told = doctor.describe; "
+    program += "doctor.describe = lambda: told() | {'x': 'y' * 100_000}; "
+    program += "sys.argv = ['node', sys.argv[1]]; "
+    program += "print('{' * 5000); node.main()"
+
+    def srun(command, env):
+        folder = command[-1]
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, folder],
+                env=env | {"SLURMD_NODENAME": name},
+            )
+            for name in ("b", "a")
+        ]
+        assert [each.wait(60) for each in started] == [0, 0]
+
+    monkeypatch.setattr(job, "_output", srun)
+    (workshop / "nodes").mkdir()
+    size = Size((), 2, 0)
+    found = job._nodes(size, workshop, workshop / "nodes")
+    assert [each["node"] for each in found] == ["a", "b"]
+    assert all(len(each["x"]) == 100_000 for each in found)
+    (workshop / "nodes" / "a.json").unlink()
+    monkeypatch.setattr(job, "_output", lambda command, env: None)
+    with pytest.raises(UserError, match="1 of 2 nodes described"):
+        job._nodes(size, workshop, workshop / "nodes")
 
 
 def test_metrics_that_are_no_events_have_failed(workshop):
@@ -107,7 +142,7 @@ def test_metrics_that_are_no_events_have_failed(workshop):
 
 
 def test_whatever_goes_wrong_is_recorded(workshop, monkeypatch):
-    def broken(size, root):
+    def broken(size, root, folder):
         raise RuntimeError("nodes are broken")
 
     monkeypatch.setattr(job, "_nodes", broken)

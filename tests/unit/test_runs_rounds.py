@@ -12,7 +12,7 @@ def test_rounds_are_values_of_their_own(tmp_path):
             writer.measure("speed", value, "tokens/s", who="us", round=turn)
         writer.measure("speed", 5.0, "tokens/s", who="them")
         writer.measure("speed", 7.0, "tokens/s", who="them")
-    summary = summarise([path])
+    summary = summarise([path], 2)
     assert set(summary) == {"speed{who=us}", "speed{who=them}"}
     ours = summary["speed{who=us}"]
     assert ours["values"] == [3.0, 1.0, 8.0]

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import (
 
 from workshop.errors import UserError
 from workshop.job.metrics import (
+    UNITS,
     MetricsWriter,
     format_step,
     metrics_path,
@@ -58,7 +59,7 @@ def test_events_are_on_disk_as_soon_as_they_are_written(tmp_path):
     writer.step(**STEP)
     writer.measure("all_reduce_busbw", 331.2, "GB/s", bytes=1024)
     assert events(path) == [
-        {"event": "meta", "seed": 1},
+        {"event": "meta", "units": UNITS, "seed": 1},
         {"event": "step", **STEP},
         {
             "event": "measure",
@@ -71,7 +72,7 @@ def test_events_are_on_disk_as_soon_as_they_are_written(tmp_path):
     writer.close()
     with MetricsWriter(path) as fresh:
         fresh.meta(seed=2)
-    assert events(path) == [{"event": "meta", "seed": 2}]
+    assert events(path) == [{"event": "meta", "units": UNITS, "seed": 2}]
 
 
 def test_a_resumed_run_continues_the_file_where_it_resumes(tmp_path):

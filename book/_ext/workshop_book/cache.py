@@ -5,7 +5,6 @@ a hash of the code, the Slurm files, the records and the mode, and all pages
 are read again when it changes.
 """
 
-import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +14,7 @@ from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
 
 from workshop import paths
+from workshop.records import files
 
 KEPT = 4
 CELLS = (
@@ -25,25 +25,11 @@ CELLS = (
     "requirements-torch.txt",
 )
 PAGES = (*CELLS, "book/_ext", "_config.yml")
-PASSING = ("__pycache__", "logs", ".staging")
 
 
 def fingerprint(root: Path, inputs: tuple[str, ...], mode: str) -> str:
     """Return a short hash of files and folders and of the mode."""
-    sha = hashlib.sha256(mode.encode())
-    for name in inputs:
-        top = root / name
-        for path in [top] if top.is_file() else sorted(top.rglob("*")):
-            parts = path.relative_to(root).parts
-            if path.is_file() and not any(map(passing, parts)):
-                sha.update("/".join(parts).encode() + b"\0")
-                sha.update(path.read_bytes())
-    return sha.hexdigest()[:16]
-
-
-def passing(part: str) -> bool:
-    """Say whether a folder's content comes and goes."""
-    return part in PASSING or part.endswith(".egg-info")
+    return files.digest([mode, files.tree_digests(root, inputs)])[:16]
 
 
 def prune(folder: Path, keep: str) -> None:

@@ -14,6 +14,18 @@ from typing import Self
 
 from workshop.errors import UserError
 
+UNITS = {
+    "grad_norm": "",
+    "loss": "nats/token",
+    "memory_gib": "GiB",
+    "mfu": "",
+    "step_time_s": "s",
+    "tflops_per_gpu": "TFLOP/s",
+    "tokens_per_s": "tokens/s",
+    "tokens_per_s_per_gpu": "tokens/s",
+}
+"""Of the fields of a step; each file names its own, so these may change."""
+
 
 def metrics_path(argument: str | None) -> str | None:
     """Return `--metrics`, else the launch variable `WORKSHOP_METRICS`."""
@@ -56,7 +68,7 @@ class MetricsWriter:
         A file that is continued has it already and keeps it.
         """
         if not self._has_meta:
-            self._write({"event": "meta", **fields})
+            self._write({"event": "meta", "units": UNITS, **fields})
 
     def step(self, **fields: object) -> None:
         """Write one training step: the fields of `format_step`, and more."""

@@ -6,7 +6,7 @@ each rank trains by itself beside it. It says nothing about speed.
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -14,7 +14,7 @@ from torch import nn
 
 from workshop import collectives
 from workshop.errors import UserError
-from workshop.groups import make_groups
+from workshop.groups import Groups, make_groups
 from workshop.job.failures import joined
 from workshop.job.launch import Job, together
 from workshop.job.metrics import MetricsWriter, metrics_path
@@ -139,9 +139,9 @@ def sgd(parts: nn.Module, lr: float) -> torch.optim.Optimizer:
     return torch.optim.SGD(parts.parameters(), lr=lr, fused=True)
 
 
-def train(layout: Layout, steps: int, device: torch.device) -> Result:
+def train(groups: Groups, steps: int, device: torch.device) -> Result:
     """Train in a layout and densely, step by step, and compare."""
-    groups = make_groups(layout)
+    layout = groups.layout
     trainer = LayoutTrainer(
         lambda: dense(device), groups, Recipe(clip=0, bucket_mib=0.01), sgd
     )
@@ -205,8 +205,13 @@ def main() -> None:
                 num_microbatches=NUM_MICROBATCHES,
                 micro_batch=MICRO_BATCH,
             )
+            made: dict[tuple, Groups] = {}
             for layout in layouts(job.world_size):
-                mine = train(layout, args.steps, job.device)
+                # Making groups is slow, and schedules share them.
+                sizes = layout.dp, layout.tp, layout.pp
+                groups = made.get(sizes) or make_groups(layout)
+                made[sizes] = replace(groups, layout=layout)
+                mine = train(made[sizes], args.steps, job.device)
                 report(job, writer, name_of(layout), mine)
 
 

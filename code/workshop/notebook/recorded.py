@@ -8,9 +8,9 @@ import os
 from workshop import paths
 from workshop.errors import UserError
 from workshop.records import experiments as describe
-from workshop.records import fingerprint, job, record, schema, submit
+from workshop.records import job, record, schema, submit
 from workshop.records.experiments import Experiment
-from workshop.records.files import digest
+from workshop.records.files import digest, tree_digests
 from workshop.records.load import Run, load
 from workshop.slurm import profile as profiles
 from workshop.slurm.jobs import JobState
@@ -60,11 +60,11 @@ _ran: dict[str, Run] = {}
 
 
 def _key(way: str, experiment: Experiment, small: bool) -> str:
-    """Hash everything that a run depends on, but for its name."""
-    files = fingerprint.file_hashes(experiment, paths.root())
+    """Hash everything that a run can depend on, but for its name."""
+    sources = tree_digests(paths.root(), ("code", "slurm"))
     command = f"{experiment.launch} {experiment.module}"
     size = repr(experiment.size(small))
-    return digest([way, str(paths.root()), command, size, files])
+    return digest([way, str(paths.root()), command, size, sources])
 
 
 def _replay(run: Run, lines: int) -> None:

@@ -10,12 +10,10 @@ from pathlib import Path
 
 from workshop import paths
 from workshop.errors import UserError
-from workshop.job.metrics import format_step
 from workshop.records import fingerprint, record, schema
 from workshop.records.experiments import Experiment
 from workshop.records.files import digest, sha256
 from workshop.records.load import recorded_names
-from workshop.records.summary import read_events
 
 STATES = ("fresh", "stale", "missing", "failed", "altered", "planned")
 BREAKING = ("missing", "failed", "altered")
@@ -85,8 +83,9 @@ def examine(
         why = f"{name} is no longer described in slurm/experiments.toml."
         gone = (fingerprint.DEFINITION,)
         return Finding(name, "stale", why, date, gone, note)
-    now = fingerprint.hashes(experiment, root)
-    changed = tuple(fingerprint.changed(found["sources"]["files"], now))
+    then = found["sources"]["files"]
+    now = fingerprint.rehashed(then, experiment, root)
+    changed = tuple(fingerprint.changed(then, now))
     if changed:
         why = (
             f"{name} was recorded on {date} and its sources have changed "
@@ -143,24 +142,12 @@ def _log_differs(found: dict, folder: Path) -> str:
     metrics = record.metrics_files(folder)
     if said != {path.name: sha256(path) for path in metrics}:
         return "has metrics whose hashes differ from those in its log"
-    if found["status"] != schema.COMPLETED:
-        return ""
-    lines = set(log.splitlines())
-    for path in metrics:
-        every = 1
-        for event in read_events(path):
-            if event["event"] == "meta":
-                every = event.get("log_every", 1)
-            if event["event"] != "step" or event["step"] % every:
-                continue
-            if step_line(event) not in lines:
-                step = event["step"]
-                return f"logs step {step} otherwise than {path.name} says"
     return ""
 
 
 def _values_differ(found: dict, folder: Path) -> str:
-    derived = record.derived(found["status"], record.metrics_files(folder))
+    metrics = record.metrics_files(folder)
+    derived = record.derived(found["status"], metrics, found["schema"])
     for key, value in derived.items():
         if found[key] != value:
             return f"has a {key} that does not follow from its metrics"
@@ -168,16 +155,6 @@ def _values_differ(found: dict, folder: Path) -> str:
     if digest(sources["files"]) != sources["fingerprint"]:
         return "has a fingerprint that is not that of its sources"
     return ""
-
-
-def step_line(event: dict) -> str:
-    """Return the log line of a step event as the run printed it."""
-    numbers = {
-        key: float(value) if isinstance(value, str) else value
-        for key, value in event.items()
-        if key != "event"
-    }
-    return format_step(numbers)
 
 
 def _without_record(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from workshop.errors import UserError
@@ -22,6 +23,26 @@ def digest(value: object) -> str:
     """Return the SHA-256 of a JSON value, whatever the order of its keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+# Folders and files that come and go beside the sources.
+PASSING = {"__pycache__", ".ipynb_checkpoints", "logs", ".staging"}
+
+
+def tree_digests(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of every file under files and folders of `root`.
+
+    By its path, in a fixed order, without what comes and goes.
+    """
+    digests = {}
+    for name in names:
+        top = root / name
+        for path in [top] if top.is_file() else sorted(top.rglob("*")):
+            parts = path.relative_to(root).parts
+            egg = any(part.endswith(".egg-info") for part in parts)
+            if path.is_file() and not PASSING.intersection(parts) and not egg:
+                digests["/".join(parts)] = sha256(path)
+    return digests
 
 
 def write_json(path: Path, value: object) -> None:

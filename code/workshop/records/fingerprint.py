@@ -1,6 +1,7 @@
 """The fingerprint of the sources that a measurement depends on.
 
-A source counts by its syntax tree without docstrings and comments, and a
+These are the modules that its processes really loaded, as `workshop.loaded`
+notes them, and what its description lists. A source counts by its syntax tree without docstrings and comments, and a
 script without its comments, so that prose edits stale nothing; other files
 count by their bytes.
 """
@@ -9,42 +10,72 @@ import ast
 import hashlib
 from pathlib import Path
 
+from workshop.errors import UserError
 from workshop.records.experiments import Experiment
 from workshop.records.files import digest, sha256
 
 ALWAYS = ("slurm/experiment.sbatch", "code/workshop/records/launch.py")
-# Modules that measured code may import and that cannot change a number.
-IGNORED = {
-    "workshop": "holds the version alone",
-    "workshop.errors": "the wording of refusals",
-    "workshop.paths": "where files lie, not what they hold",
-}
-IGNORED_PACKAGES = {
-    "workshop.cli": "what a person types",
-    "workshop.slurm.local": "how Slurm is started and asked",
-    "workshop.notebook": "how cells show a run",
-    "workshop.records": "how runs are described, recorded and checked",
-}
+# What a run loads and what cannot change a number.
+IGNORED = (
+    "code/workshop/__init__.py",
+    "code/workshop/errors.py",  # the wording of refusals
+    "code/workshop/loaded.py",  # what is noted of a run
+    "code/workshop/paths.py",  # where files lie, not what they hold
+    "code/workshop/cli/",  # what a person types
+    "code/workshop/doctor/",  # what a machine is said to be
+    "code/workshop/notebook/",  # how cells show a run
+    "code/workshop/records/",  # how runs are described and checked
+    "code/workshop/slurm/",  # how Slurm is started and asked
+)
 DEFINITION = "slurm/experiments.toml"
+GONE = "gone"
 
 
-def hashes(experiment: Experiment, root: Path) -> dict[str, str]:
-    """Return the hash of each source of a run, and of its definition."""
-    found = file_hashes(experiment, root)
-    found[f"{DEFINITION} ({experiment.name})"] = digest(
-        experiment.definition()
-    )
-    return dict(sorted(found.items()))
+def definition(experiment: Experiment) -> dict[str, str]:
+    """Return the hash of what shapes a measurement in a description."""
+    name = f"{DEFINITION} ({experiment.name})"
+    return {name: digest(experiment.definition())}
 
 
-def file_hashes(experiment: Experiment, root: Path) -> dict[str, str]:
-    """Return the hash of each file on the measured path, by its path."""
+def listed(experiment: Experiment, root: Path) -> set[str]:
+    """Return the sources that count whether a process loads them or not.
+
+    The job script and the launch, the module, the experiment's own list (a
+    folder stands for its Python files), and the tests of a pytest launch.
+    """
+    names = [*ALWAYS, *experiment.sources]
+    if experiment.module:
+        file = Path("code", *experiment.module.split(".")).with_suffix(".py")
+        names.append(file.as_posix())
+    if experiment.launch == "pytest":
+        names += [argument.split("::")[0] for argument in experiment.args]
+    files = set()
+    for place in (root / name for name in names):
+        inside = place.rglob("*.py") if place.is_dir() else [place]
+        files |= {file for file in inside if file.is_file()}
+    return {file.relative_to(root).as_posix() for file in files}
+
+
+def measured(loaded: set[str]) -> set[str]:
+    """Return those of the loaded sources that can change a number."""
     return {
-        path.relative_to(root).as_posix(): HASHES.get(path.suffix, sha256)(
-            path
-        )
-        for path in measured_path(experiment, root)
+        name
+        for name in loaded
+        if name in ALWAYS or not name.startswith(IGNORED)
     }
+
+
+def hashes(names: set[str], root: Path) -> dict[str, str]:
+    """Return the hash of each source by its path, `GONE` without one."""
+    return {name: _hash(root / name) for name in sorted(names)}
+
+
+def rehashed(
+    files: dict[str, str], experiment: Experiment, root: Path
+) -> dict[str, str]:
+    """Return what a record's sources hash to now."""
+    names = {name for name in files if not name.startswith(DEFINITION)}
+    return hashes(names, root) | definition(experiment)
 
 
 def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
@@ -53,48 +84,15 @@ def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
     return sorted(n for n in names if old.get(n) != new.get(n))
 
 
-def measured_path(experiment: Experiment, root: Path) -> list[Path]:
-    """Return the files that a run of the experiment depends on.
-
-    The module and all of `workshop` that it imports, transitively and in
-    functions too, without the modules that cannot change a number; the job
-    script; the experiment's listed sources (a folder stands for its
-    Python files); the tests of a pytest launch.
-    """
-    listed = [root / name for name in (*ALWAYS, *experiment.sources)]
-    if experiment.launch == "pytest":
-        arguments = [root / a.split("::")[0] for a in experiment.args]
-        listed += [place for place in arguments if place.exists()]
-    files: list[Path] = []
-    for place in listed:
-        inside = sorted(place.rglob("*.py")) if place.is_dir() else [place]
-        files += [file for file in inside if file.is_file()]
-    pending = [file for file in files if file.suffix == ".py"]
-    if experiment.module:
-        pending += _files_of(experiment.module, root)
-    seen = set(files)
-    while pending:
-        file = pending.pop()
-        seen.add(file)
-        for module in imports(file, root):
-            for target in _files_of(module, root):
-                if target not in seen:
-                    seen.add(target)
-                    pending.append(target)
-    return sorted(seen)
-
-
-def imports(file: Path, root: Path) -> set[str]:
-    """Return every dotted name that a source imports, at any depth."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = _base(node, file, root)
-            names.add(base)
-            names.update(f"{base}.{alias.name}" for alias in node.names)
-    return names
+def _hash(path: Path) -> str:
+    if not path.is_file():
+        return GONE
+    try:
+        return HASHES.get(path.suffix, sha256)(path)
+    except (SyntaxError, ValueError) as error:
+        raise UserError(
+            f"{path.name} cannot be read as source ({error}): mend it"
+        ) from None
 
 
 def tree_hash(path: Path) -> str:
@@ -170,37 +168,3 @@ def _joined(values: list[ast.expr]) -> list[ast.expr]:
         else:
             merged.append(value)
     return merged
-
-
-def _base(node: ast.ImportFrom, file: Path, root: Path) -> str:
-    if not node.level:
-        return node.module or ""
-    try:
-        package = file.relative_to(root / "code").parent.parts
-    except ValueError:
-        package = file.relative_to(root).parent.parts
-    kept = package[: len(package) - node.level + 1]
-    return ".".join((*kept, node.module) if node.module else kept)
-
-
-def _files_of(module: str, root: Path) -> list[Path]:
-    """Return the files that importing a module of ours executes."""
-    files = []
-    parts = module.split(".")
-    for length in range(1, len(parts) + 1):
-        name = ".".join(parts[:length])
-        if name in IGNORED or _inside_ignored(name):
-            continue
-        for top in (root / "code", root):
-            place = top.joinpath(*parts[:length])
-            for file in (place / "__init__.py", place.with_suffix(".py")):
-                if file.is_file():
-                    files.append(file)
-    return files
-
-
-def _inside_ignored(name: str) -> bool:
-    return any(
-        name == package or name.startswith(f"{package}.")
-        for package in IGNORED_PACKAGES
-    )

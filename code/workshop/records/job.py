@@ -19,20 +19,21 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from workshop import paths
+from workshop import loaded, paths
 from workshop.doctor import host_gpus
 from workshop.errors import UserError, one_sentence
-from workshop.records import execute, fingerprint, launch, node
+from workshop.records import execute, files, fingerprint, launch, node
 from workshop.records import experiments as describe
 from workshop.records import record as records
 from workshop.records.experiments import Experiment, Size
 from workshop.records.files import digest, sha256
 from workshop.records.log import Log
 from workshop.records.repository import commit
-from workshop.records.schema import COMPLETED
+from workshop.records.schema import COMPLETED, VERSION
 from workshop.records.summary import summarise
 
 SCRIPT = "slurm/experiment.sbatch"
+TREES = ("code", "slurm")
 # The job's own lines in a log: a repeat's command, and how it ended.
 MARK = re.compile(r"\[repeat \d+\] (\$|exit code) ")
 
@@ -52,7 +53,7 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
     size = experiment.size(small)
     if "SLURM_JOB_ID" not in os.environ:
         size = size.on_one_node()
-    sources = fingerprint.hashes(experiment, root)
+    before = files.tree_digests(root, TREES)
     git = commit(root, required="SLURM_JOB_ID" in os.environ)
     allocation = _allocation()
     argv = launch.command(experiment, size, allocation)
@@ -68,7 +69,7 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
     repeats: list[dict] = []
     status, reason, code = COMPLETED, "", 0
     try:
-        nodes = _nodes(size, root)
+        nodes = _nodes(size, root, folder / ".nodes")
         _require_gpus(experiment, nodes, small)
         deadline = started + limit
         for repeat in range(1 if small else experiment.repeats):
@@ -78,9 +79,10 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
                 cause = f", {log.cause}" if log.cause else ""
                 reason = f"repeat {repeat} ended with exit code {code}{cause}"
                 break
-        summarise(records.metrics_files(folder))
-        if sources != fingerprint.hashes(experiment, root):
-            raise UserError("its sources changed while it ran")
+        summarise(records.metrics_files(folder), VERSION)
+        now = files.tree_digests(root, TREES)
+        if edited := fingerprint.changed(before, now):
+            raise UserError(f"its sources changed while it ran ({edited[0]})")
     except execute.DeadlineError:
         status, code = "timeout", 124
         reason = f"it was still running after {limit} s"
@@ -93,6 +95,10 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
         status, code = "failed", 1
         reason = f"{type(error).__name__}: {log.clean(str(error))}"
     with _undisturbed():
+        noted = fingerprint.measured(loaded.read(folder / ".loaded"))
+        names = fingerprint.listed(experiment, root) | noted
+        sources = fingerprint.hashes(names, root)
+        sources |= fingerprint.definition(experiment)
         nodes = nodes or [node.describe()]
         if reason:
             log(f"{status}: {reason}")
@@ -177,21 +183,29 @@ def _allocation() -> launch.Allocation | None:
     return launch.Allocation(len(names), names[0], port)
 
 
-def _nodes(size: Size, root: Path) -> list[dict]:
+def _nodes(size: Size, root: Path, folder: Path) -> list[dict]:
     """Describe every node of the job, the first one first.
+
+    Each writes a file of its own into `folder`: what several nodes print
+    arrives mixed up.
 
     Where there are GPUs this takes a process of its own, since looking at
     them can leave memory taken on them for as long as the process lives.
     """
     if size.nodes == 1 and not host_gpus():
         return [node.describe()]
-    command = [sys.executable, "-m", "workshop.records.node"]
+    command = [sys.executable, "-m", "workshop.records.node", str(folder)]
     if size.nodes > 1:
         tasks = ["--nodes", str(size.nodes), "--ntasks-per-node", "1"]
         command = ["srun", *tasks, *command]
-    lines = _output(command, launch.path_variables(root)).splitlines()
-    found = [json.loads(line) for line in lines if line.startswith("{")]
-    return sorted(found, key=lambda each: each["node"])
+    _output(command, launch.path_variables(root))
+    described = [json.loads(f.read_text()) for f in folder.glob("*.json")]
+    if len(described) != size.nodes:
+        raise UserError(
+            f"{len(described)} of {size.nodes} nodes described themselves: "
+            "run it again, and look at the nodes if it happens again"
+        )
+    return sorted(described, key=lambda each: each["node"])
 
 
 def _require_gpus(

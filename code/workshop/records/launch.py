@@ -97,6 +97,7 @@ def variables(root: Path, folder: Path, repeat: int) -> dict[str, str]:
     env["WORKSHOP_METRICS"] = str(folder / f"metrics.{repeat}.jsonl")
     env["WORKSHOP_ARTIFACTS"] = str(folder / "artifacts")
     env["WORKSHOP_REPEAT"] = str(repeat)
+    env["WORKSHOP_LOADED"] = str(folder / ".loaded")
     env["NCCL_DEBUG"] = "INFO"
     env["NCCL_DEBUG_FILE"] = str(folder / ".nccl" / f"{repeat}.%h.%p.log")
     return env

@@ -1,10 +1,12 @@
-"""Describe the Slurm node that this runs on, as one line of JSON.
+"""Describe the Slurm node that this runs on, in a file of its own.
 
-srun --ntasks-per-node 1 python -m workshop.records.node
+srun --ntasks-per-node 1 python -m workshop.records.node FOLDER
 """
 
 import json
 import os
+import sys
+from pathlib import Path
 
 from workshop import doctor as hardware
 
@@ -62,5 +64,12 @@ def _count(number: int) -> str:
     return words[number] if number < len(words) else str(number)
 
 
+def main() -> None:
+    """Write the description into the folder of the first argument."""
+    described = describe()
+    file = Path(sys.argv[1]) / f"{described['node']}.json"
+    file.write_text(json.dumps(described))
+
+
 if __name__ == "__main__":
-    print(json.dumps(describe()))
+    main()

@@ -15,6 +15,8 @@ OUTCOMES = ("passed", "failed", "error", "skipped")
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Write the counts; a run in which no test passed has failed."""
+    if hasattr(session.config, "workerinput"):
+        return  # the process that prints sees all workers' reports
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     counts = {name: len(reporter.stats.get(name, [])) for name in OUTCOMES}
     if path := os.environ.get("WORKSHOP_METRICS"):

@@ -38,14 +38,15 @@ def body_digest(record: dict) -> str:
     return digest({k: v for k, v in record.items() if k != "files"})
 
 
-def derived(status: str, metrics: list[Path]) -> dict:
+def derived(status: str, metrics: list[Path], version: int) -> dict:
     """Return what follows from the raw metrics: `data` and `summary`.
 
-    `data` has the hashes of corpus and tokenizer and the seed. A run that
+    By the rules of the record's own version, so that what later code does
+    differently alters no older record.  `data` has the hashes of corpus and tokenizer and the seed. A run that
     did not complete has no summary, and its files may be cut short.
     """
     whole = metrics if status == schema.COMPLETED else []
-    return {"data": _data(whole), "summary": summarise(whole)}
+    return {"data": _data(whole), "summary": summarise(whole, version)}
 
 
 def _data(metrics: list[Path]) -> dict:
@@ -66,7 +67,8 @@ def complete(facts: dict, nodes: list[dict], folder: Path, log: Log) -> dict:
     """
     metrics = metrics_files(folder)
     seen, excerpt = transports.read(folder / ".nccl")
-    shutil.rmtree(folder / ".nccl", ignore_errors=True)
+    for name in (".nccl", ".loaded", ".nodes"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     artifacts = folder / "artifacts"
     if excerpt:
         artifacts.mkdir(exist_ok=True)
@@ -84,7 +86,7 @@ def complete(facts: dict, nodes: list[dict], folder: Path, log: Log) -> dict:
         "software": first.pop("software"),
         "hardware": first,
         "transports": seen,
-        **derived(facts["status"], metrics),
+        **derived(facts["status"], metrics, schema.VERSION),
     }
     for path in metrics:
         log(f"sha256 {path.name} {sha256(path)}", show=False)
@@ -133,7 +135,8 @@ def staging(out: Path, key: str) -> Path:
     folder = hidden / key
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "artifacts").mkdir(parents=True)
-    (folder / ".nccl").mkdir()
+    for name in (".nccl", ".loaded", ".nodes"):
+        (folder / name).mkdir()
     return folder
 
 

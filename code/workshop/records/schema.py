@@ -5,7 +5,12 @@ from pathlib import Path
 
 from workshop.errors import UserError
 
-VERSION = 1
+VERSION = 2
+"""Of new records; all from 1 on are read, each by its own rules.
+
+2: a metrics file names the units of its steps, and the sources are those
+that the processes loaded.
+"""
 COMPLETED = "completed"
 STATUSES = (COMPLETED, "failed", "timeout", "cancelled")
 
@@ -70,8 +75,9 @@ def first_problem(record: object) -> str:
     """Return what a record lacks, as the end of a sentence, or nothing."""
     if not isinstance(record, dict):
         return "is not an object"
-    if record.get("schema") != VERSION:
-        return f"has schema {record.get('schema')!r} and not {VERSION}"
+    version = record.get("schema")
+    if type(version) is not int or not 1 <= version <= VERSION:
+        return f"has schema {version!r} and not one of 1 to {VERSION}"
     for key, expected in _FIELDS.items():
         if key not in record:
             return f"lacks the field {key!r}"

@@ -10,7 +10,9 @@ from statistics import median
 
 from workshop.errors import UserError
 
-UNITS = {
+# Of the fields of a step, in records of version 1. Later metrics files name
+# their own, in their meta event.
+UNITS_OF_1 = {
     "grad_norm": "",
     "loss": "nats/token",
     "first_loss": "nats/token",
@@ -56,8 +58,10 @@ def _is_event(event: object) -> bool:
     )
 
 
-def summarise(files: list[Path]) -> dict[str, dict]:
+def summarise(files: list[Path], version: int) -> dict[str, dict]:
     """Return median, min, max and values over repeats, for each metric.
+
+    `version` is that of the record, whose rules hold.
 
     Each file is one repeat, or several where measures have the label
     `round`. The result maps a field of the step events, or
@@ -68,9 +72,10 @@ def summarise(files: list[Path]) -> dict[str, dict]:
     units: dict[str, str] = {}
     for path in files:
         events = read_events(path)
+        of_steps = UNITS_OF_1 if version == 1 else _units(events)
         for key, value in _steps(events).items():
             values.setdefault(key, []).append(value)
-            units.setdefault(key, UNITS.get(key, ""))
+            units.setdefault(key, of_steps.get(key, ""))
         for key, (rounds, unit) in _measures(events).items():
             values.setdefault(key, []).extend(rounds)
             units.setdefault(key, unit)
@@ -91,6 +96,15 @@ def measure_key(name: str, labels: dict) -> str:
     """Return the summary's key of a measure: `name{a=1,b=x}`, sorted."""
     inside = ",".join(f"{key}={labels[key]}" for key in sorted(labels))
     return f"{name}{{{inside}}}" if inside else name
+
+
+def _units(events: list[dict]) -> dict[str, str]:
+    """Return the units of the steps' fields, as the meta event names them."""
+    named = [e.get("units", {}) for e in events if e["event"] == "meta"]
+    units = dict(named[0]) if named else {}
+    for derived in ("first_loss", "last_loss"):
+        units[derived] = units.get("loss", "")
+    return units
 
 
 def _steps(events: list[dict]) -> dict[str, float]:
