@@ -87,6 +87,7 @@ def test_without_namespaces_names_still_resolve(
         env=cluster.environment(),
         capture_output=True,
         text=True,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0 and done.stdout, done.stderr

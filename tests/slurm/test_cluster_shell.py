@@ -27,7 +27,7 @@ def test_inside_a_job_a_cell_still_asks_for_its_own(
 def test_a_cell_that_takes_too_long_leaves_no_job(slurm_cluster) -> None:
     with pytest.raises(UserError, match="was not over after 1 s"):
         sh("srun --job-name=late sleep 300", timeout=1)
-    ends = time.monotonic() + 15
+    ends = time.monotonic() + 120
     base = slurm_cluster.path()
     while daemons.ask(base, ["squeue", "--noheader", "--name=late"]):
         assert time.monotonic() < ends, "the job outlives its cell"
