@@ -1,59 +1,63 @@
-"""The links that NVML tells are those that nvidia-smi prints."""
+"""measure_links on real GPUs: every number there, and plausible."""
 
-import re
-import subprocess
+import math
 
-from workshop.doctor import nvml
-
-
-def nvidia_smi(*words: str) -> list[str]:
-    done = subprocess.run(
-        ["nvidia-smi", *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    return re.sub(r"\x1b\[[0-9;]*m", "", done.stdout).splitlines()
+import torch
 
 
-def test_links_are_named_as_nvidia_smi_names_them() -> None:
-    rows = [line.split() for line in nvidia_smi("topo", "-m")]
-    printed = {row[0]: row[1:] for row in rows if row[:1] != ["X"] and row}
-    links = nvml.links()
-    count = len(links["devices"])
-    assert count == len(nvml.devices()) > 0
-    for device, row in zip(links["devices"], links["matrix"], strict=True):
-        assert row == printed[device][:count]
+def test_measure_links_fills_every_table(two_gpus, launch):
+    done = launch("workshop.lab1.measure_links", "--max-mib", "64")
+    (meta,) = done.of("meta")
+    assert meta["backend"] == "nccl"
+    assert meta["devices"] == [torch.cuda.get_device_name(0)] * 2
+    values = {
+        (m["name"], *sorted(map(str, m["labels"].items()))): m["value"]
+        for m in done.of("measure")
+    }
+    assert len(values) == len(done.of("measure"))
+    assert all(math.isfinite(value) for value in values.values())
 
-
-def test_nvlinks_have_the_speed_that_nvidia_smi_prints() -> None:
-    gb_per_s: dict[int, list[float]] = {}
-    for line in nvidia_smi("nvlink", "-s"):
-        if gpu := re.match(r"GPU (\d+):", line):
-            speeds = gb_per_s.setdefault(int(gpu[1]), [])
-        elif link := re.search(r"Link\s+\d+:\s+([0-9.]+) GB/s", line):
-            speeds.append(float(link[1]))
-    assert nvml.links()["nvlink"] == [
-        {"gpu": gpu, "links": len(each), "gb_per_s": round(sum(each), 3)}
-        for gpu, each in gb_per_s.items()
-        if each
+    copies = [
+        (m["labels"], m["value"])
+        for m in done.of("measure")
+        if m["name"] == "p2p_bandwidth"
     ]
+    gpus = range(torch.cuda.device_count())
+    for path in ("direct", "staged"):
+        one_way = {
+            (labels["from"], labels["to"]): value
+            for labels, value in copies
+            if labels["path"] == path
+            and labels["direction"] == "unidirectional"
+        }
+        assert set(one_way) == {(i, j) for i in gpus for j in gpus}
+        # PCIe 3.0 ×4 moves 4 GB/s, and no memory moves 20 TB/s
+        assert all(1 < value < 20_000 for value in one_way.values())
+
+    for m in done.of("measure"):
+        if m["name"] == "device_copy":
+            assert 100 < m["value"] < 20_000
+        if m["name"] == "matmul":
+            assert 10 < m["value"] < 5_000
+        if m["name"] in ("all_reduce_time", "p2p_latency"):
+            assert 0 < m["value"] < 1e6
+    times = {
+        m["labels"]["bytes"]: m["value"]
+        for m in done.of("measure")
+        if m["name"] == "all_reduce_time"
+    }
+    assert (min(times), max(times)) == (8, 64 * 2**20)
+    assert times[64 * 2**20] > times[8]
 
 
-def test_gpus_are_described_as_nvidia_smi_lists_them() -> None:
-    fields = "index,name,uuid,memory.total,driver_version"
-    lines = nvidia_smi(
-        f"--query-gpu={fields}", "--format=csv,noheader,nounits"
+def test_more_ranks_than_gpus_is_one_sentence(launch):
+    done = launch(
+        "workshop.lab1.measure_links",
+        ranks=2,
+        expect=1,
+        CUDA_VISIBLE_DEVICES="0",
     )
-    printed = [line.split(", ") for line in lines]
-    assert [
-        [
-            str(gpu["index"]),
-            gpu["name"],
-            f"GPU-{gpu['uuid']}",
-            f"{gpu['memory_mib']:.0f}",
-            gpu["driver"],
-        ]
-        for gpu in nvml.devices()
-    ] == printed
+    errors = [
+        line for line in done.stderr.splitlines() if line.startswith("error:")
+    ]
+    assert len(errors) == 1 and "1 GPU:" in errors[0]
