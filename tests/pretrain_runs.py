@@ -37,6 +37,8 @@ def pretrain(rank, world, folder, *argv):
     device = torch.device("cpu")
     if dist.get_backend(dist.group.WORLD) != "gloo":
         device = torch.device("cuda", torch.cuda.current_device())
+    # The ranks of a pool live through many models, each compiled anew.
+    torch._dynamo.reset()
     with groups_closed():
         run(Job(rank, world, device), args)
     lines = metrics.read_text().splitlines() if rank == 0 else []

@@ -65,10 +65,14 @@ def turns(
 ) -> Iterator[None]:
     """Share the GPUs with other workers' tests, or have them alone."""
     # All workers' folders lie in one.
-    place = tmp_path_factory.getbasetemp().parent / "gpu-turns"
+    folder = tmp_path_factory.getbasetemp().parent
     quiet = "alone" in request.fixturenames
-    with place.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if quiet else fcntl.LOCK_SH)
+    door, room = (folder / name for name in ("gpu-door", "gpu-room"))
+    with door.open("w") as entering, room.open("w") as inside:
+        # Whoever waits to be alone holds the door, so that no other enters.
+        fcntl.flock(entering, fcntl.LOCK_EX)
+        fcntl.flock(inside, fcntl.LOCK_EX if quiet else fcntl.LOCK_SH)
+        fcntl.flock(entering, fcntl.LOCK_UN)
         yield
 
 
