@@ -13,7 +13,6 @@ from workshop.errors import UserError
 from workshop.records import fingerprint, record, schema
 from workshop.records.experiments import Experiment
 from workshop.records.files import digest, sha256
-from workshop.records.load import recorded_names
 
 STATES = ("fresh", "stale", "missing", "failed", "altered", "planned")
 BREAKING = ("missing", "failed", "altered")
@@ -48,7 +47,9 @@ def examine_all(
 ) -> list[Finding]:
     """Return a finding for each experiment and each record, by name."""
     names = list(experiments)
-    names += [n for n in recorded_names(records) if n not in experiments]
+    names += [
+        n for n in record.recorded_names(records) if n not in experiments
+    ]
     return [
         examine(name, experiments.get(name), records / name, root)
         for name in names

@@ -3,6 +3,7 @@
 Only a job calls this: a record is never written by hand.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,18 @@ def destination(small: bool) -> Path:
     if small:
         return paths.root() / ".runs-local" / "slurm"
     return paths.records()
+
+
+def recorded_names(records: Path) -> list[str]:
+    """Return the names of all recorded runs under a folder, sorted."""
+    names = []
+    for parent, folders, files in os.walk(records):
+        folders[:] = [
+            f for f in folders if f[0] != "." and not f.endswith(FAILED)
+        ]
+        if "record.json" in files:
+            names.append(Path(parent).relative_to(records).as_posix())
+    return sorted(names)
 
 
 def metrics_files(folder: Path) -> list[Path]:
