@@ -55,8 +55,9 @@ def derived(status: str, metrics: list[Path], version: int) -> dict:
     """Return what follows from the raw metrics: `data` and `summary`.
 
     By the rules of the record's own version, so that what later code does
-    differently alters no older record.  `data` has the hashes of corpus and tokenizer and the seed. A run that
-    did not complete has no summary, and its files may be cut short.
+    differently alters no older record.  `data` has the hashes of corpus and
+    tokenizer and the seed. A run that did not complete has no summary, and
+    its files may be cut short.
     """
     whole = metrics if status == schema.COMPLETED else []
     return {"data": _data(whole), "summary": summarise(whole, version)}
