@@ -96,6 +96,11 @@ def make_root(root: Path) -> Path:
     return root
 
 
+def copy(root: Path, target: Path) -> Path:
+    """Return a copy of a workshop, links kept."""
+    return Path(shutil.copytree(root, target, symlinks=True))
+
+
 def add_toys(root: Path, names: tuple[str, ...]) -> None:
     """Describe toy experiments and run their jobs."""
     described = root / "slurm" / "experiments.toml"
