@@ -78,11 +78,11 @@ TOYS = {
 
 def make_root(root: Path) -> Path:
     """Create a workshop of toy experiments and run their jobs."""
-    for folder in ("slurm", "code", "book", "bin"):
+    for folder in ("slurm/experiments", "code", "book", "bin"):
         (root / folder).mkdir(parents=True)
     (root / "bin" / "scontrol").write_text("#!/bin/sh\necho toynode\n")
     (root / "bin" / "scontrol").chmod(0o755)
-    (root / "slurm" / "experiments.toml").write_text(PLANNED)
+    (root / "slurm" / "experiments" / "toys.toml").write_text(PLANNED)
     shutil.copy2(HERE / SCRIPT, root / SCRIPT)
     for name in ("workshop/records/launch.py", "workshop/job/metrics.py"):
         target = root / "code" / name
@@ -103,7 +103,7 @@ def copy(root: Path, target: Path) -> Path:
 
 def add_toys(root: Path, names: tuple[str, ...]) -> None:
     """Describe toy experiments and run their jobs."""
-    described = root / "slurm" / "experiments.toml"
+    described = root / "slurm" / "experiments" / "toys.toml"
     for name in names:
         (root / "code" / f"toy_{name}.py").write_text(TOY)
         text = EXPERIMENT.format(name=name, argument=TOYS[name])

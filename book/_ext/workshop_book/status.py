@@ -33,7 +33,7 @@ class RunsStatus(provenance.RecordDirective):
             if name not in experiments:
                 self._report(
                     f"{name} has a record but is not in "
-                    "slurm/experiments.toml: describe it there or remove "
+                    "slurm/experiments: describe it there or remove "
                     "its folder"
                 )
         return found

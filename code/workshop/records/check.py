@@ -81,7 +81,7 @@ def examine(
         return Finding(name, "failed", why, date)
     note = _other_attempt(folder)
     if experiment is None:
-        why = f"{name} is no longer described in slurm/experiments.toml."
+        why = f"{name} is no longer described in slurm/experiments."
         gone = (fingerprint.DEFINITION,)
         return Finding(name, "stale", why, date, gone, note)
     then = found["sources"]["files"]

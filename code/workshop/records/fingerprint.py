@@ -27,7 +27,7 @@ IGNORED = (
     "code/workshop/records/",  # how runs are described and checked
     "code/workshop/slurm/",  # how Slurm is started and asked
 )
-DEFINITION = "slurm/experiments.toml"
+DEFINITION = "slurm/experiments"
 GONE = "gone"
 
 
