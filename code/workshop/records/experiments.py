@@ -24,6 +24,9 @@ from workshop.records.files import seconds, short
 _NAME = re.compile(r"[a-z0-9]+(/[a-z0-9][a-z0-9.-]*)+")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
+# More is a slip of the hand, and has no place in a sentence or a command.
+_MOST = 10**6
+
 
 def _duration(value: object, info: ValidationInfo) -> int:
     return seconds(value, " of ".join([info.field_name, info.context or ""]))
@@ -33,10 +36,22 @@ def _duration(value: object, info: ValidationInfo) -> int:
 Text = Annotated[str, Field(description="a text in quotes")]
 Texts = Annotated[tuple[str, ...], Field(description="a list of strings")]
 Count = Annotated[
-    int, Field(strict=True, ge=1, description="a whole number from 1 up")
+    int,
+    Field(
+        strict=True,
+        ge=1,
+        le=_MOST,
+        description="a whole number from 1 up, at most a million",
+    ),
 ]
 CountOrNone = Annotated[
-    int, Field(strict=True, ge=0, description="a whole number from 0 up")
+    int,
+    Field(
+        strict=True,
+        ge=0,
+        le=_MOST,
+        description="a whole number from 0 up, at most a million",
+    ),
 ]
 _SMALL = "a table with args, nodes and gpus_per_node"
 Duration = Annotated[int, BeforeValidator(_duration)]
