@@ -77,7 +77,9 @@ STATUS = "# Runs\n\n```{runs-status}\n```\n"
 @pytest.fixture(scope="module")
 def faulty(small_root: Path, tmp_path_factory) -> tuple:
     """The faulty book, built twice without a change in between."""
-    root = small_book.copy(small_root, tmp_path_factory.mktemp("faulty") / "root")
+    root = small_book.copy(
+        small_root, tmp_path_factory.mktemp("faulty") / "root"
+    )
     small_book.add_toys(root, small_book.UNSOUND)
     small_book.edit_record(root, "edited", "70.5", "75.5")
     pages = {"index": "# Faults\n", "status": STATUS}

@@ -186,4 +186,4 @@ def test_one_process_alone_leaves_a_trace(launch, tmp_path):
     trace = tmp_path / "artifacts" / "trace.json.gz"
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     steps = {e["name"] for e in events if "ProfilerStep" in e.get("name", "")}
-    assert steps == {f"ProfilerStep#{n}" for n in (3, 4, 5)}
+    assert steps == {f"ProfilerStep#{n}" for n in (4, 5, 6)}

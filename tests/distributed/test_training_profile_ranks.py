@@ -13,7 +13,7 @@ from workshop.models.gpt import GPT, GPTConfig
 from workshop.parallel.pipeline.executor import Pipeline
 from workshop.parallel.pipeline.schedule import make_schedule
 from workshop.parallel.pipeline.stages import make_stages
-from workshop.profiling.profile import PROFILED, RankProfile
+from workshop.profiling.profile import PROFILED, Profiler
 from workshop.profiling.rank_summary import summarise_rank
 
 CONFIG = GPTConfig(layers=4, hidden=64, heads=4, sequence=64, vocabulary=97)
@@ -33,7 +33,7 @@ def profiled(rank: int, world: int, folder: str) -> dict:
     metrics = f"{folder}/metrics.jsonl" if rank == 0 else None
     with MetricsWriter(metrics) as writer:
         job = Job(rank, world, torch.device("cpu"))
-        profile = RankProfile(folder, job, START, AFTER, writer)
+        profile = Profiler(folder, job, START, AFTER, writer)
         paused = [START] if profile.at(START) else []
         for step in range(START + 1, AFTER + PROFILED + 3):
             text = torch.randint(97, (MICRO_BATCHES, 2, 65))

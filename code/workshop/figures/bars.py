@@ -20,6 +20,7 @@ GROUP_COLOURS = {
     "optimizer": style.RED,
     "communication": style.COMMUNICATION,
     "copies": style.OTHER,
+    "ungrouped": style.TEXT,
 }
 HATCHED = "copies"
 NOTHING_MS = 1e-6

@@ -20,11 +20,10 @@ from workshop.profiling.events import (
 from workshop.profiling.groups import (
     COMMUNICATION,
     COPIES,
-    ELEMENTWISE,
     OPTIMIZER,
     Share,
-    group_of,
     group_times,
+    kernel_group,
     top_kernels,
 )
 from workshop.profiling.intervals import Interval
@@ -149,7 +148,7 @@ def gpu_shares(
     for a in gpu:
         if not window[0] <= a.begin < window[1]:
             continue
-        group = group_of(a.name) or ELEMENTWISE
+        group = kernel_group(a.name)
         if a.kind == "communication":
             group = COMMUNICATION
         elif group != COPIES and any(

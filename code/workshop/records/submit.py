@@ -12,9 +12,9 @@ from workshop.records import record, repository, schema
 from workshop.records.check import Finding
 from workshop.records.experiments import Experiment
 from workshop.slurm import jobs
+from workshop.slurm.profile import Profile
 from workshop.slurm.state import default_base
 from workshop.slurm.state import load as load_layout
-from workshop.slurm.profile import Profile
 
 SCRIPT = "slurm/experiment.sbatch"
 # Between submission and the job's first line, and from its last to its end.

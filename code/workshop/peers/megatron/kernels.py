@@ -24,7 +24,7 @@ def parts(profile: Mapping) -> dict[str, float]:
     ranks = profile["ranks"]
     found = {part: mean(rank[part] for rank in ranks) for part in PARTS}
     for group in GROUPS:
-        found[group] = mean(rank["groups"][group] for rank in ranks)
+        found[group] = mean(rank["groups"].get(group, 0.0) for rank in ranks)
     return found
 
 
