@@ -124,7 +124,9 @@ def groups_closed() -> Iterator[None]:
         # Not where a rank has failed: the others may never come.
         dist.barrier()
     finally:
-        for group in set(known) - before:
+        # In the order of their making, the same on all ranks: NCCL's ranks
+        # meet to close a communicator.
+        for group in [group for group in known if group not in before]:
             dist.destroy_process_group(group)
 
 
