@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,16 @@ GRACE = 3.0
 
 PRELOAD = ["torch.distributed", "torch._dynamo"]
 """What every rank imports; an optimizer's first step imports the second."""
+
+
+def fork_server() -> BaseContext:
+    """Return how to start processes from one that has imported torch.
+
+    A process of tests has one such server, whoever asks.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
 
 
 class RankError(RuntimeError):
@@ -185,10 +196,9 @@ class Pool:
         # process that will use CUDA must not come from a fork.
         methods = multiprocessing.get_all_start_methods()
         quick = "forkserver" in methods and self.backend == "gloo"
-        method = "forkserver" if quick else "spawn"
-        context = multiprocessing.get_context(method)
-        if quick:
-            context.set_forkserver_preload(PRELOAD)
+        context = (
+            fork_server() if quick else multiprocessing.get_context("spawn")
+        )
         self._folder = tempfile.mkdtemp(prefix="workshop-pool-")
         for rank in range(self.world):
             ours, theirs = context.Pipe()

@@ -3,19 +3,18 @@
 import importlib.util
 import itertools
 import math
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import commands
 import pytest
 import typer
+from launching import launch, launch_ranks
+from torch.distributed.run import get_args_parser
 
 from workshop import cli
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = Path(sys.executable).parent
 FOUND = commands.all_of(ROOT)
 KNOWN = {
     "sinfo", "srun", "sbatch", "squeue", "scontrol", "scancel", "salloc",
@@ -80,7 +79,7 @@ def ranks_of(arguments: list[str]) -> int:
 
 
 def small(command: commands.Command, folder: Path) -> list[str]:
-    """Return the same command in a small size, writing into `folder`."""
+    """Return its arguments in a small size, writing into `folder`."""
     module, arguments = module_of(command.words)
     kept, values = [], iter(arguments)
     for argument in values:
@@ -95,31 +94,39 @@ def small(command: commands.Command, folder: Path) -> list[str]:
             kept += [argument, str(folder / "corpus.txt")]
         elif argument not in (*SLOW, "--resume"):
             kept.append(argument)
-    launcher = [str(PROGRAMS / "python"), "-m", module]
-    if program(command.words) == "torchrun":
-        ranks = ["--standalone", "--nproc-per-node", str(ranks_of(kept))]
-        launcher = [str(PROGRAMS / "torchrun"), *ranks, "-m", module]
-    return [*launcher, *kept, *SMALL[module].split()]
+    return [*kept, *SMALL[module].split()]
 
 
 @pytest.mark.parametrize("command", training(), ids=lambda c: c.text)
 def test_a_training_command_runs(command, tmp_path) -> None:
-    done = subprocess.run(
-        small(command, tmp_path),
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "WORKSHOP_ARTIFACTS": str(tmp_path),
-            "WORKSHOP_METRICS": str(tmp_path / "metrics.jsonl"),
-        },
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    """Its ranks run, each in a process that has imported torch already."""
+    module, _ = module_of(command.words)
+    words = small(command, tmp_path)
+    spread = program(command.words) == "torchrun"
+    ranks = ranks_of(words) if spread else None
+    done = launch_ranks(module, *words, ranks=ranks, folder=tmp_path)
     assert done.returncode == 0, f"{command.place}: {done.stderr[-2000:]}"
     assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "python"])
+def test_a_launcher_itself_starts_a_training(launcher, tmp_path) -> None:
+    """One launch of a kind; the other commands run without it above."""
+    command = next(c for c in training() if program(c.words) == launcher
+                   and module_of(c.words)[0].endswith("pretrain_gpt"))  # fmt: skip
+    module, _ = module_of(command.words)
+    before = command.words[1 : command.words.index("-m")]
+    words = small(command, tmp_path)
+    done = launch(launcher, *before, "-m", module, *words, folder=tmp_path)
+    assert done.returncode == 0, f"{command.place}: {done.stderr[-2000:]}"
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("command", of("torchrun"), ids=lambda c: c.text)
+def test_torchrun_takes_what_stands_before_the_module(command) -> None:
+    taken = get_args_parser().parse_args(command.words[1:])
+    assert taken.module or taken.training_script.endswith(".py")
+    assert taken.nproc_per_node != "1", f"{command.place}: one rank alone"
 
 
 @pytest.mark.parametrize(

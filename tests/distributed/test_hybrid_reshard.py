@@ -1,5 +1,6 @@
 """A state that one layout made goes on in any other as the dense one does."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from pool import Pool
 from workshop.errors import UserError
 from workshop.layout import Layout
 
+Pairs = dict[Layout, list[Layout]]
 CHUNKS = {"schedule": "interleaved", "virtual_stages": 2}
 OF_TWO = [
     of(2, m=2),
@@ -31,19 +33,17 @@ OF_FOUR = [
 ]
 
 
-def switch(
-    rank: int, world: int, case: Case, layouts: list[Layout]
-) -> list[Training]:
-    """Take step 0 in each layout and step 1 in each; a result for each."""
+def switch(rank: int, world: int, case: Case, pairs: Pairs) -> list[Training]:
+    """Take step 0 in one layout and step 1 in others; a result for each."""
     results = []
-    for before in layouts:
+    for before, others in pairs.items():
         first = replace(case, layout=before)
         trainer = first.trainer()
         trainer.step(first.batches(0, trainer.groups.at.dp), case.lr)
         dense = [trainer.state()]
         trainer.close()
         dist.broadcast_object_list(dense)
-        for after in layouts:
+        for after in others:
             second = replace(case, layout=after)
             other = second.trainer()
             with torch.no_grad():
@@ -59,26 +59,46 @@ def switch(
     return results
 
 
+def next_two(layouts: list[Layout]) -> Pairs:
+    """Return each layout with itself and the next one in a circle."""
+    following = [*layouts[1:], layouts[0]]
+    return {
+        one: [one, other]
+        for one, other in zip(layouts, following, strict=True)
+    }
+
+
+def every_pair(layouts: list[Layout]) -> Pairs:
+    return dict.fromkeys(layouts, layouts)
+
+
+EACH = pytest.mark.parametrize(
+    "pairs", [next_two, pytest.param(every_pair, marks=pytest.mark.long)]
+)
+
+
+@EACH
 @pytest.mark.parametrize("optimizer", ["adamw", "master"])
 def test_two_ranks_from_any_layout_to_any(
-    pool2: Pool, optimizer: str
+    pool2: Pool, optimizer: str, pairs: Callable[[list[Layout]], Pairs]
 ) -> None:
     layouts = OF_TWO if optimizer == "adamw" else OF_TWO[1:4]
-    verify(pool2, Case(optimizer=optimizer, clip=0.05), layouts)
+    verify(pool2, Case(optimizer=optimizer, clip=0.05), pairs(layouts))
 
 
-def test_four_ranks_from_any_layout_to_any(pool4: Pool) -> None:
-    verify(pool4, Case(optimizer="adamw", awkward=True), OF_FOUR)
+@EACH
+def test_four_ranks_from_any_layout_to_any(
+    pool4: Pool, pairs: Callable[[list[Layout]], Pairs]
+) -> None:
+    verify(pool4, Case(optimizer="adamw", awkward=True), pairs(OF_FOUR))
 
 
-def verify(pool: Pool, case: Case, layouts: list[Layout]) -> None:
+def verify(pool: Pool, case: Case, pairs: Pairs) -> None:
     """Compare what each pair of layouts ends with, with the dense model."""
-    by_rank = pool.run(switch, case, layouts, timeout=240)
+    by_rank = pool.run(switch, case, pairs, timeout=240)
     dense = train_dense(case)
-    pairs = [(a, b) for a in layouts for b in layouts]
-    for (_, after), ranks in zip(
-        pairs, zip(*by_rank, strict=True), strict=True
-    ):
+    ends = [after for others in pairs.values() for after in others]
+    for after, ranks in zip(ends, zip(*by_rank, strict=True), strict=True):
         whole = assemble(after, [training.weights for training in ranks])
         compare("weights", 0, whole, dense.weights)
         for rank, training in enumerate(ranks):

@@ -1,21 +1,18 @@
 """measure_links on gloo ranks: every part, and its whole launch."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
 import torch
 import torch.distributed as dist
-from launching import launch
+from launching import launch_ranks
 
 from workshop.bench.links.all_reduce import all_reduce_curve, check_sum
 from workshop.bench.links.send_recv import message_matrix
 from workshop.lab1 import measure_links
 
-CPU = torch.device("cpu")
+CPU, MODULE = torch.device("cpu"), measure_links.__name__
 
 
 def curve(rank, world):
@@ -66,15 +63,9 @@ def test_a_wrong_sum_is_never_timed(pool2):
         pool2.run(wrong_sum)
 
 
-def measure(*arguments, ranks=2, **variables):
-    torchrun = ("torchrun", "--standalone", f"--nproc-per-node={ranks}")
-    module = ("-m", "workshop.lab1.measure_links")
-    return launch(*torchrun, *module, *arguments, **variables)
-
-
 def test_the_launch_command_writes_every_measure(tmp_path):
     metrics = tmp_path / "metrics.jsonl"
-    done = measure(WORKSHOP_METRICS=str(metrics))
+    done = launch_ranks(MODULE, ranks=2, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "1 MiB" in done.stdout and "0 → 1" in done.stdout
     meta, *measures = map(json.loads, metrics.read_text().splitlines())
@@ -104,30 +95,14 @@ def test_the_launch_command_writes_every_measure(tmp_path):
 
 
 def test_a_message_of_no_size_is_refused_in_one_sentence():
-    done = subprocess.run(
-        [sys.executable, "-m", measure_links.__name__, "--max-mib", "0"],
-        env={k: v for k, v in os.environ.items() if k != "RANK"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = launch_ranks(MODULE, "--max-mib", 0)
     assert done.returncode == 2
     assert done.stderr == "error: --max-mib 0 is no message: give 1 or more\n"
 
 
 def test_one_plain_process_measures_its_own_device(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    done = subprocess.run(
-        [sys.executable, "-m", measure_links.__name__, "--metrics", path],
-        env={
-            **{k: v for k, v in os.environ.items() if k != "RANK"},
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-        },
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = launch_ranks(MODULE, "--metrics", path)
     assert done.returncode == 0, done.stderr
     assert "nobody to exchange messages with" in done.stdout
     events = [json.loads(line) for line in path.read_text().splitlines()]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from launching import launch
+from launching import launch_ranks
 
 from workshop.bench.contestants import named
 from workshop.errors import UserError
@@ -79,8 +79,9 @@ def test_profiles_stand_side_by_side(tmp_path: Path) -> None:
 
 def test_the_command_rehearses_ours_without_a_gpu(tmp_path: Path) -> None:
     command = compare_megatron.__doc__.splitlines()[0].split()
-    options = ("--layouts", "tp2", "--rounds", "1", "--profile", "tp2")
-    done = launch(*command, *options, folder=tmp_path)
+    module, *words = command[command.index("-m") + 1 :]
+    words += ("--layouts", "tp2", "--rounds", "1", "--profile", "tp2")
+    done = launch_ranks(module, *words, ranks=2, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "megatron-core computes on GPUs alone: only ours" in done.stdout
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -96,7 +97,7 @@ def test_the_command_rehearses_ours_without_a_gpu(tmp_path: Path) -> None:
 
 def test_a_layout_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
     module = compare_megatron.__name__
-    done = launch("python", "-m", module, "--layouts", "dp4", folder=tmp_path)
+    done = launch_ranks(module, "--layouts", "dp4", folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr == (
         "error: dp4: dp=4 × tp=1 × pp=1 needs 4 ranks and 1 were launched: "

@@ -1,17 +1,19 @@
-"""The real launch command: killed and resumed, interrupted, misused."""
+"""The real launch command: killed and resumed, interrupted, misused.
+
+torchrun itself is started where it is what ends the ranks.
+"""
 
 import gzip
 import json
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import psutil
 import pytest
 import torch
-from launching import LIMIT, environment, program
+from launching import LIMIT, environment, launch_ranks, program
 
 from workshop.lab1 import pretrain_gpt
 
@@ -26,24 +28,38 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def launch(cache, tmp_path):
-    """Start the docstring's command, or one process, with arguments."""
+def folders(cache, tmp_path):
+    """The variables that say where a run keeps what it makes."""
+    return {
+        "WORKSHOP_CACHE": str(cache),
+        "WORKSHOP_ARTIFACTS": str(tmp_path / "artifacts"),
+    }
+
+
+@pytest.fixture
+def train(folders):
+    """Run the ranks of the command, or one process, to the end."""
+
+    def run(*argv, ranks=2):
+        done = launch_ranks(MODULE, *argv, ranks=ranks, **folders)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+@pytest.fixture
+def launch(folders):
+    """Start the docstring's command with arguments."""
     started = []
 
-    def start(*argv, ranks=2):
-        command = [program("torchrun"), *COMMAND[1:]]
-        if ranks == 1:
-            command = [sys.executable, "-m", MODULE]
+    def start(*argv):
         process = subprocess.Popen(
-            [*command, *map(str, argv)],
+            [program("torchrun"), *COMMAND[1:], *map(str, argv)],
             start_new_session=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment(
-                WORKSHOP_CACHE=str(cache),
-                WORKSHOP_ARTIFACTS=str(tmp_path / "artifacts"),
-            ),
+            env=environment(**folders),
         )
         started.append(process)
         return process
@@ -111,7 +127,7 @@ def test_the_docstring_begins_with_the_launch_command():
     )
 
 
-def test_a_killed_run_resumes_bit_for_bit(launch, tmp_path):
+def test_a_killed_run_resumes_bit_for_bit(launch, train, tmp_path):
     """SIGKILL to torchrun takes the ranks along; then --resume."""
 
     def argv(name):
@@ -121,7 +137,6 @@ def test_a_killed_run_resumes_bit_for_bit(launch, tmp_path):
             *("--metrics", tmp_path / f"{name}.jsonl"),
         ]
 
-    whole = launch(*argv("whole"))
     killed = launch(*argv("killed"))
     wait_for_step(killed, tmp_path / "killed.jsonl", 2 * SAVED + 3)
     processes = everyone(killed)
@@ -130,11 +145,11 @@ def test_a_killed_run_resumes_bit_for_bit(launch, tmp_path):
     assert not survivors(processes)
     assert not (tmp_path / "killed" / f"step-{STEPS:08d}").exists()
     reached = losses(tmp_path / "killed.jsonl")
-    code, out, err = finish(launch(*argv("killed"), "--resume"))
+    code, out, err = train(*argv("killed"), "--resume")
     assert code == 0, err
     after = int(re.search(r"resuming after step (\d+)", out)[1])
     assert 2 * SAVED <= after <= len(reached) < STEPS
-    code, _, err = finish(whole)
+    code, _, err = train(*argv("whole"))
     assert code == 0, err
     expected = losses(tmp_path / "whole.jsonl")
     assert expected[-1][1] < expected[0][1] - 0.5
@@ -168,17 +183,17 @@ def sentences(err):
     return [line for line in err.splitlines() if line.startswith("error:")]
 
 
-def test_bad_input_is_one_sentence_from_one_rank(launch):
-    code, out, err = finish(launch("--corpus", "/no/such/text"))
+def test_bad_input_is_one_sentence_from_one_rank(train):
+    code, out, err = train("--corpus", "/no/such/text")
     assert code != 0 and "step" not in out
     assert len(sentences(err)) == 1
     assert "corpus path /no/such/text does not exist" in sentences(err)[0]
     assert "workshop/" not in err, "a traceback of ours"
 
 
-def test_one_process_alone_leaves_a_trace(launch, tmp_path):
-    code, out, err = finish(
-        launch("--steps", 6, "--warmup-steps", 2, "--trace", ranks=1)
+def test_one_process_alone_leaves_a_trace(train, tmp_path):
+    code, out, err = train(
+        "--steps", 6, "--warmup-steps", 2, "--trace", ranks=None
     )
     assert code == 0, err
     lines = [x for x in out.splitlines() if x.startswith("step ")]
