@@ -170,6 +170,16 @@ def step(number: int, title: str, *command: object) -> None:
     print(f"      {time.monotonic() - began:.0f} s", flush=True)
 
 
+def relative_link(folder: Path) -> None:
+    """Let `.venv` find the project whatever the locale and the path are.
+
+    Python reads `.pth` files in the locale's encoding, in which the path
+    of the checkout may not exist; one relative to the file always does.
+    """
+    for link in folder.glob("lib/python3.*/site-packages/__editable__*.pth"):
+        link.write_text(os.path.relpath(ROOT / "code", link.parent) + "\n")
+
+
 def main() -> None:
     """Make the environment match the requirements."""
     folder = ROOT / ".venv"
@@ -182,6 +192,8 @@ def main() -> None:
         print("the environment is of another Python: it is made again")
         shutil.rmtree(folder)
     stamp.unlink(missing_ok=True)
+    # Letters of the path that another locale does not know.
+    os.environ["LC_ALL"] = "C.UTF-8"
     python = folder / "bin" / "python"
     pip = [python, "-m", "pip", "install", "--disable-pip-version-check"]
     step(
@@ -208,6 +220,7 @@ def main() -> None:
         "-e",
         ".",
     )
+    relative_link(folder)
     step(5, "Check the environment", python, "-m", "pip", "check")
     stamp.write_text(wanted)
 

@@ -87,7 +87,7 @@ def inspect(app: Sphinx, exception: Exception | None) -> None:
             path.write_bytes(page.encode())
         for sentence in leaks(page, root):
             leaking = True
-            problems.say(app, str(name), sentence)
+            problems.say(app, name.with_suffix("").as_posix(), sentence)
     if leaking:
         cells = app.config.nb_execution_cache_path
         shutil.rmtree(cells, ignore_errors=True)
