@@ -116,7 +116,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(
         (["--corpus", "/no/such/text"], "/no/such/text does not exist"),
         (["--vocabulary", "2000"], "2000 entries and the model tiny"),
         (["--corpus-mib", "0.0001"], "fewer than one sequence of 64"),
-        (["--trace", "--warmup-steps", "2"], "--steps is 4: give 5 or more"),
+        (["--trace", "--warmup-steps", "2"], "--steps is 4: give 7 or more"),
         (["--profile", "--warmup-steps", "2"], "--steps is 4: give 7 or mo"),
         (["--metrics", "/dev/null/m.jsonl"], "/dev/null/m.jsonl cannot be"),
         (["--tensor-parallel-size", "4"], "world size 2 is not divisible by"),

@@ -149,14 +149,15 @@ class Bench:
         trainer: Trainer,
         batches: Batches,
         folder: Path,
+        every_rank: bool = True,
         **labels: object,
     ) -> None:
-        """Profile a few steps on every rank, into `folder`."""
-        from workshop.profiling.profile import PROFILED, RankProfile
+        """Profile a few steps, into `folder`; see `Profiler`."""
+        from workshop.profiling.profile import PROFILED, Profiler
 
         after = self.args.warmup_steps
         writer = Labelled(self.writer, **labels)
-        profiler = RankProfile(folder, self.job, 0, after, writer)
+        profiler = Profiler(folder, self.job, 0, after, writer, every_rank)
         for number in range(after + PROFILED):
             profiler.at(number)
             trainer.step(batches.on(self.job.device, number), LR)

@@ -9,13 +9,8 @@ all of them alike.
 
 import argparse
 import os
-import tempfile
 from pathlib import Path
 from statistics import mean
-
-import torch
-import torch.distributed as dist
-from torch.profiler import ProfilerActivity, profile, record_function
 
 from workshop.bench.bench import Bench, settled
 from workshop.bench.contestants import (
@@ -31,7 +26,6 @@ from workshop.job.launch import Job, together
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
 from workshop.peers.nanogpt import NanoGPT, NanoGPTTrainer
-from workshop.profiling import trace
 from workshop.training.report import memory_gib
 from workshop.training.trainer import Trainer
 
@@ -47,7 +41,6 @@ OURS = {
 }
 PEERS = ("nanogpt-alone", "nanogpt-ddp")
 TRACED = ("alone", "overlapped", "overlapped-collective", "ddp")
-TRACED_STEPS = 3
 SMALL = {"model": "tiny", "micro_batch": 2, "steps": 2, "warmup_steps": 1}
 
 
@@ -180,26 +173,13 @@ class Comparison(Bench):
 
     def trace(self, name: str, artifacts: Path) -> None:
         """Profile a few steps of a contestant on rank 0."""
-        trainer = self.trainer(name)
-        for number in range(self.args.warmup_steps):
-            trainer.step(self.dealt.on(self.job.device, number), LR)
-        torch.cuda.synchronize()
-        dist.barrier()
-        with profile(
-            activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]
-        ) as profiler:
-            for number in range(TRACED_STEPS):
-                batches = self.dealt.on(self.job.device, number)
-                with record_function(f"ProfilerStep#{number}"):
-                    trainer.step(batches, LR)
-            torch.cuda.synchronize()
-        if self.job.first:
-            with tempfile.TemporaryDirectory() as scratch:
-                whole = Path(scratch) / "trace.json"
-                profiler.export_chrome_trace(str(whole))
-                trace.record(
-                    whole, artifacts / name, self.writer, contestant=name
-                )
+        self.profile_steps(
+            self.trainer(name),
+            self.dealt,
+            artifacts / name,
+            every_rank=False,
+            contestant=name,
+        )
         forget()
 
 

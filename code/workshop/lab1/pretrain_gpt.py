@@ -151,29 +151,25 @@ def profiler_of(
 ) -> tuple[Profiler | None, int]:
     """Return this rank's profiler, and how many steps it slows down.
 
-    `--trace` has one on rank 0 alone, and without either flag there is none.
+    `--trace` profiles rank 0 alone; without either flag there is none.
 
     Raises:
         UserError: the run is too short for it.
     """
     if not (args.profile or args.trace):
         return None, 0
-    from workshop.profiling import profile
+    from workshop.profiling.profile import PROFILED, Profiler
 
-    slow = profile.PROFILED if args.profile else profile.STEPS
     after = start + args.warmup_steps
-    if args.steps < after + slow:
+    if args.steps < after + PROFILED:
         flag = "--profile" if args.profile else "--trace"
         raise UserError(
-            f"{flag} records {slow} steps after step {after} and --steps "
-            f"is {args.steps}: give {after + slow} or more"
+            f"{flag} records {PROFILED} steps after step {after} and --steps "
+            f"is {args.steps}: give {after + PROFILED} or more"
         )
     folder = os.environ.get("WORKSHOP_ARTIFACTS", ".")
-    if args.profile:
-        return profile.RankProfile(folder, job, start, after, writer), slow
-    if job.first:
-        return profile.StepTrace(folder, after, writer), slow
-    return None, slow
+    profiler = Profiler(folder, job, start, after, writer, args.profile)
+    return profiler, PROFILED
 
 
 if __name__ == "__main__":

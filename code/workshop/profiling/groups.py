@@ -14,6 +14,7 @@ from dataclasses import dataclass
 MATRIX, ATTENTION, NORM = "matrix products", "attention", "LayerNorm"
 ELEMENTWISE, OPTIMIZER = "elementwise", "optimizer"
 COMMUNICATION, COPIES = "communication", "copies"
+UNGROUPED = "ungrouped"
 GROUPS = (
     MATRIX,
     ATTENTION,
@@ -22,6 +23,7 @@ GROUPS = (
     OPTIMIZER,
     COMMUNICATION,
     COPIES,
+    UNGROUPED,
 )
 TOP = 12
 NAME_LENGTH = 100
@@ -37,19 +39,29 @@ _ATTENTION = (
     r"flash|fmha|sdpa|attention|compute_dot_do_o|convert_dq_to"
     r"|softmax_warp"
 )
+# Its backward does not say so: the gradients of its weight (γ) and bias (β).
+_NORM = r"layer_?norm|GammaBeta|RowwiseMoments|cuComputeGradInput"
+# Element by element, and what sums, joins, sorts, looks up or fills.
+_ELEMENTWISE = (
+    r"^triton_(poi|red|per)_|elementwise_kernel|reduce_kernel|CatArray"
+    r"|softmax|radix_?sort|::(cub|thrust)::|compute_grad_weight"
+    r"|sum_and_scatter|partial_segments|gather_kernel|krn_partial|indexSelect|index_|embedding|triu_tril"
+    r"|nll_loss|lerp|distribution_|^(aten|prims)::"
+)
 
 # The first that matches decides.
 _NAMES = [
     (group, re.compile(pattern, re.IGNORECASE))
     for group, pattern in (
-        (COMMUNICATION, r"^nccl|^gloo:|^Memcpy PtoP"),
+        (COMMUNICATION, r"^nccl|^gloo:|^Memcpy PtoP|symmetric_memory::"),
         (COPIES, r"^Mem(cpy|set)\b|aten::(copy_|_to_copy|contiguous)$"),
         (OPTIMIZER, r"multi_tensor_apply|adam|^Optimizer\.step"),
         (ATTENTION, _ATTENTION),
-        (NORM, r"layer_?norm"),
+        (NORM, _NORM),
         (MATRIX, _MATRIX),
     )
 ]
+_REST = re.compile(_ELEMENTWISE, re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -62,11 +74,20 @@ class Share:
 
 
 def group_of(name: str) -> str | None:
-    """Return one of `GROUPS` for a kernel's name; None: nothing is known."""
+    """Return which part of the model a name tells, one of `GROUPS`.
+
+    None: no part in particular, such as a sum.
+    """
     for group, pattern in _NAMES:
         if pattern.search(name):
             return group
     return None
+
+
+def kernel_group(name: str) -> str:
+    """Return a kernel's group; a name that nothing tells is `UNGROUPED`."""
+    rest = ELEMENTWISE if _REST.search(name) else UNGROUPED
+    return group_of(name) or rest
 
 
 def group_times(shares: Iterable[Share]) -> dict[str, float]:

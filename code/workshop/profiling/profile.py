@@ -1,12 +1,12 @@
-"""A few steps under torch's profiler, small enough to keep with a record.
+"""A few steps under torch's profiler, small enough to keep with a record."""
 
-`StepTrace` is for one rank, `RankProfile` for all of them together.
-"""
-
+import gzip
 import os
 import socket
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,100 +14,38 @@ import torch.distributed as dist
 from torch.profiler import (
     ProfilerActivity,
     profile,
-    record_function,
     schedule,
 )
 
 from workshop.errors import UserError
 from workshop.job.launch import Job, together
 from workshop.job.metrics import MetricsWriter
-from workshop.profiling import report as profile_report
-from workshop.profiling import trace
+from workshop.profiling import report, trace
 from workshop.profiling.rank_summary import RankSummary, summarise_rank
 
-STEPS = 3
 WARM_UP, ACTIVE = 2, 3
 PROFILED = WARM_UP + ACTIVE
-"""The steps that the profiler slows down; `STEPS` for a `StepTrace`."""
+"""The steps that the profiler slows down."""
 
 
-class StepTrace:
-    """Records rank 0's steps after `after`, `STEPS` of them.
+class Profiler:
+    """Profiles a few steps, of every rank or of rank 0 alone.
 
-    On GPUs `trace.record` reads the trace: `folder` gets one step of it,
-    `trace.json.gz`, and its summary, `profile.json`; `writer` the measures.
-    On the CPU the whole trace goes to `folder/trace.json.gz`.  It is in
-    Chrome's format: open it at https://ui.perfetto.dev.
-    """
+    torch's own schedule waits until `after` steps are done, warms up for
+    `WARM_UP` (the first step includes the profiler's start) and records
+    `ACTIVE`.  While it waits it costs nothing.
 
-    def __init__(
-        self, folder: str | os.PathLike, after: int, writer: MetricsWriter
-    ) -> None:
-        self.folder = Path(folder)
-        self.last = after + STEPS
-        self.after = after
-        self.writer = writer
-        self.profiler: profile | None = None
-        self.name: record_function | None = None
+    With `every_rank` rank 0 then writes what `report.write` says to
+    `folder`, and prints the table.  Else `trace.record` reads the trace of
+    rank 0: `folder` gets one step of it, `trace.json.gz`, its summary,
+    `profile.json`, and `writer` the measures; without a GPU the whole
+    trace.  Its steps count from 0, the first after `start`.  Traces are in
+    Chrome's format: open one at
+    https://ui.perfetto.dev.
 
-    def at(self, step: int) -> bool:
-        """Start or end the trace; call it when `step` steps are queued.
-
-        Returns whether it took time that belongs to no step.
-        """
-        if step == self.after:
-            _wait()
-            self.profiler = profile(activities=_activities())
-            self.profiler.start()
-            self._begin(step + 1)
-            return True
-        if self.profiler is None:
-            return False
-        self.name.__exit__(None, None, None)
-        if step < self.last:
-            self._begin(step + 1)
-            return False
-        _wait()
-        self.profiler.stop()
-        self._export()
-        self.profiler = None
-        return True
-
-    def _begin(self, step: int) -> None:
-        """Name the step in the trace, as torch's own schedule does."""
-        self.name = record_function(f"ProfilerStep#{step}")
-        self.name.__enter__()
-
-    def _export(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not torch.cuda.is_available():
-                kept = self.folder / "trace.json.gz"
-                self.profiler.export_chrome_trace(str(kept))
-                return
-            with tempfile.TemporaryDirectory() as scratch:
-                whole = Path(scratch) / "trace.json"
-                self.profiler.export_chrome_trace(str(whole))
-                trace.record(whole, self.folder, self.writer)
-        except OSError as error:
-            raise UserError(
-                f"no trace can be written to {self.folder} "
-                f"({error.strerror}): set WORKSHOP_ARTIFACTS to a folder "
-                "with room and permission"
-            ) from None
-
-
-class RankProfile:
-    """Profiles the same steps on every rank, by torch's own schedule.
-
-    The profiler waits until `after` steps are done, warms up for `WARM_UP`
-    (its first step includes its own start) and records `ACTIVE`.  Rank 0
-    then writes what `profile_report.write` says to `folder`, and prints the
-    table.  While it waits it costs nothing.
-
-    Every rank makes one and calls `at` for every step: after the last one
-    the ranks send what they found to rank 0.  An evaluation or a checkpoint
-    between two of these steps counts with the earlier one.
+    Every rank makes one and calls `at` for every step from `start` on; with
+    `every_rank` they meet there.  An evaluation or a checkpoint between two
+    of these steps counts with the earlier one.
     """
 
     def __init__(
@@ -117,15 +55,17 @@ class RankProfile:
         start: int,
         after: int,
         writer: MetricsWriter,
+        every_rank: bool = True,
     ) -> None:
         self.folder = Path(folder)
         self.job = job
         self.writer = writer
+        self.every_rank = every_rank
         self.after, self.start = after, start
         self.active = after + WARM_UP
         self.last = after + PROFILED
         self.clock_us = 0.0
-        self.found: RankSummary | None = None
+        self.summary: RankSummary | None = None
         self.profiler: profile | None = None
 
     def at(self, step: int) -> bool:
@@ -133,12 +73,14 @@ class RankProfile:
 
         Returns whether it took time that belongs to no step.
         """
+        if not (self.every_rank or self.job.first):
+            return False
         if step > self.last or (self.profiler is None and step > self.start):
             return False
         pauses = step in (self.after, self.active, self.last)
         if pauses:
             _wait()
-        if step == self.active:
+        if step == self.active and self.every_rank:
             self.clock_us = self._meet()
         if self.profiler is None:
             self.profiler = profile(
@@ -149,8 +91,8 @@ class RankProfile:
                     active=ACTIVE,
                     repeat=1,
                 ),
-                on_trace_ready=self._summarise,
-                profile_memory=True,
+                on_trace_ready=self._read,
+                profile_memory=self.every_rank,
             )
             self.profiler.start()
         else:
@@ -158,7 +100,8 @@ class RankProfile:
         if step == self.last:
             self.profiler.stop()
             self.profiler = None
-            self._report()
+            if self.every_rank:
+                self._report()
         return pauses
 
     def _meet(self) -> float:
@@ -166,39 +109,62 @@ class RankProfile:
         dist.all_reduce(torch.zeros(1))
         return time.time_ns() / 1e3
 
-    def _summarise(self, profiler: profile) -> None:
-        def summarise() -> RankSummary:
+    def _read(self, profiler: profile) -> None:
+        if self.every_rank:
+            self.summary = together(lambda: self._summarise(profiler))
+        else:
+            self._record(profiler)
+
+    def _summarise(self, profiler: profile) -> RankSummary:
+        with _exported(profiler) as whole:
+            return summarise_rank(whole, self.start + 1)
+
+    def _record(self, profiler: profile) -> None:
+        """Keep the trace of the one rank that has a profiler."""
+        with _exported(profiler) as whole:
             try:
-                with tempfile.TemporaryDirectory() as scratch:
-                    whole = Path(scratch) / "trace.json"
-                    profiler.export_chrome_trace(str(whole))
-                    return summarise_rank(whole, self.start + 1)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if torch.cuda.is_available():
+                    trace.record(whole, self.folder, self.writer)
+                    return
+                packed = gzip.compress(whole.read_bytes(), mtime=0)
+                (self.folder / "trace.json.gz").write_bytes(packed)
             except OSError as error:
                 raise UserError(
-                    f"the profiler has no room for its trace "
-                    f"({error.strerror}): set TMPDIR to a folder with room"
+                    f"no trace can be written to {self.folder} "
+                    f"({error.strerror}): set WORKSHOP_ARTIFACTS to a "
+                    "folder with room and permission"
                 ) from None
 
-        self.found = together(summarise)
-
     def _report(self) -> None:
-        """Send what was found to rank 0, which writes it."""
-        mine = (machine(), self.clock_us, self.found)
+        """Send this rank's summary to rank 0, which writes all of them."""
+        mine = (machine(), self.clock_us, self.summary)
         everyone = [None] * self.job.world_size if self.job.first else None
         dist.gather_object(mine, everyone)
         ranks = on_one_clock(everyone or [])
 
         def write() -> None:
             if self.job.first:
-                traces = [found.trace for _, _, found in everyone]
-                print(
-                    profile_report.write(
-                        ranks, traces, self.folder, self.writer
-                    ),
-                    flush=True,
-                )
+                traces = [summary.trace for _, _, summary in everyone]
+                text = report.write(ranks, traces, self.folder, self.writer)
+                print(text, flush=True)
 
         together(write)
+
+
+@contextmanager
+def _exported(profiler: profile) -> Iterator[Path]:
+    """Give the profiler's trace as a file that lasts as long as the block."""
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            whole = Path(scratch) / "trace.json"
+            profiler.export_chrome_trace(str(whole))
+            yield whole
+    except OSError as error:
+        raise UserError(
+            f"the profiler has no room for its trace ({error.strerror}): "
+            "set TMPDIR to a folder with room"
+        ) from None
 
 
 def on_one_clock(
@@ -208,23 +174,23 @@ def on_one_clock(
 
     Args:
         everyone: each rank's machine, its clock in µs at a moment that all
-            ranks shared, and what it found.
+            ranks shared, and its summary.
 
     Offsets count from the earliest.  Ranks of one machine have one clock;
     another machine's is set by the shared moment, good to about the time of
     a message between them.
     """
     begins = []
-    for place, clock, found in everyone:
+    for place, clock, summary in everyone:
         first, reference = everyone[0][:2]
         shift = 0.0 if place == first else clock - reference
-        begins.append(found.numbers["begin_us"] - shift)
+        begins.append(summary.numbers["begin_us"] - shift)
     return [
         {
-            **{k: v for k, v in found.numbers.items() if k != "begin_us"},
+            **{k: v for k, v in summary.numbers.items() if k != "begin_us"},
             "offset_ms": (begin - min(begins)) / 1e3,
         }
-        for begin, (_, _, found) in zip(begins, everyone, strict=True)
+        for begin, (_, _, summary) in zip(begins, everyone, strict=True)
     ]
 
 

@@ -20,11 +20,10 @@ from workshop.profiling.events import (
 from workshop.profiling.groups import (
     COMMUNICATION,
     COPIES,
-    ELEMENTWISE,
     OPTIMIZER,
     Share,
-    group_of,
     group_times,
+    kernel_group,
     top_kernels,
 )
 from workshop.profiling.intervals import Interval
@@ -69,7 +68,7 @@ def summarise_rank(path: str | Path, first: int = 0) -> RankSummary:
     `numbers` is about the step in the middle, so that its times add up:
     `step` (its number), the fields of `trace.measure_window`, `begin_us`
     (on the machine's clock), `groups` (ms of each of
-    `trace_groups.GROUPS`; messages that are under way at once count once),
+    `groups.GROUPS`; messages that are under way at once count once),
     `kernels` (the longest), `timeline` (see
     `trace.timeline`), `ranges` ([name, begin, length] in ms), `memory`
     (see `memory_timeline`), and `shortest_kept_us`, below which the trace
@@ -149,7 +148,7 @@ def gpu_shares(
     for a in gpu:
         if not window[0] <= a.begin < window[1]:
             continue
-        group = group_of(a.name) or ELEMENTWISE
+        group = kernel_group(a.name)
         if a.kind == "communication":
             group = COMMUNICATION
         elif group != COPIES and any(

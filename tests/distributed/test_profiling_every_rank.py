@@ -1,5 +1,6 @@
 """Two ranks of a small pipeline under the profiler: what is found is true."""
 
+import gzip
 import json
 
 import pytest
@@ -13,7 +14,7 @@ from workshop.models.gpt import GPT, GPTConfig
 from workshop.parallel.pipeline.executor import Pipeline
 from workshop.parallel.pipeline.schedule import make_schedule
 from workshop.parallel.pipeline.stages import make_stages
-from workshop.profiling.profile import PROFILED, RankProfile
+from workshop.profiling.profile import PROFILED, Profiler
 from workshop.profiling.rank_summary import summarise_rank
 
 CONFIG = GPTConfig(layers=4, hidden=64, heads=4, sequence=64, vocabulary=97)
@@ -33,7 +34,7 @@ def profiled(rank: int, world: int, folder: str) -> dict:
     metrics = f"{folder}/metrics.jsonl" if rank == 0 else None
     with MetricsWriter(metrics) as writer:
         job = Job(rank, world, torch.device("cpu"))
-        profile = RankProfile(folder, job, START, AFTER, writer)
+        profile = Profiler(folder, job, START, AFTER, writer)
         paused = [START] if profile.at(START) else []
         for step in range(START + 1, AFTER + PROFILED + 3):
             text = torch.randint(97, (MICRO_BATCHES, 2, 65))
@@ -173,3 +174,26 @@ def test_the_table_names_every_rank_and_group(recorded):
     for words in ("step 16 of the run", "exposed", "rank 1", "attention",
                   "the longest operations", "unequal stages"):  # fmt: skip
         assert words in text
+
+
+def alone(rank: int, world: int, folder: str) -> list[int]:
+    """Count steps under a profiler of rank 0 alone; return its pauses."""
+    job = Job(rank, world, torch.device("cpu"))
+    with MetricsWriter(None) as writer:
+        profiler = Profiler(folder, job, 0, 1, writer, every_rank=False)
+        paused = []
+        for step in range(PROFILED + 3):
+            if profiler.at(step):
+                paused.append(step)
+            torch.ones(8, 8) @ torch.ones(8, 8)
+    return paused
+
+
+def test_a_profile_of_rank_0_alone_asks_nothing_of_the_others(
+    pool2: Pool, tmp_path
+):
+    assert pool2.run(alone, str(tmp_path)) == [[1, 3, 1 + PROFILED], []]
+    (kept,) = tmp_path.iterdir()
+    assert kept.name == "trace.json.gz"
+    events = json.loads(gzip.decompress(kept.read_bytes()))["traceEvents"]
+    assert any(event.get("name") == "aten::mm" for event in events)

@@ -81,7 +81,7 @@ def test_groups_hold_each_kernel_once(trace, tmp_path):
     assert found["groups"] == pytest.approx(
         {"matrix products": 0.3, "attention": 0.1, "LayerNorm": 0.0,
          "elementwise": 0.1, "optimizer": 0.25, "communication": 0.6,
-         "copies": 0.01}
+         "copies": 0.01, "ungrouped": 0.0}
     )  # fmt: skip
     assert set(found["groups"]) == set(GROUPS)
     assert found["kernels"][0] == {
