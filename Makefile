@@ -9,7 +9,9 @@ VENV := .venv/bin/python
 PYTEST := $(VENV) -m pytest
 # Two workers, each with its own ranks and its own Slurm cluster.
 WORKERS := -n 2 --dist worksteal
-export PYTHON
+export PYTHON TORCH_INDEX
+# A path may be of letters that the locale does not know.
+export PYTHONUTF8 := 1
 
 help: ## show this list
 	@echo "make TARGET, where TARGET is"

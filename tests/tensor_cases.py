@@ -163,18 +163,10 @@ def train_dense(case: Case) -> Training:
     return train(case, case.model())
 
 
-def split(
-    case: Case, group: dist.ProcessGroup
-) -> tuple[nn.Module, dict[str, Placement]]:
+def split(case: Case, group: dist.ProcessGroup) -> tuple[nn.Module, dict]:
     """Return the case's model, split over the group, and its placement."""
-    model = case.model()
-    placement = tensor_parallel.apply(
-        model,
-        tensor_parallel.PLAN,
-        group,
-        case.sequence_parallel,
-        case.overlap,
-    )
+    model, options = case.model(), (case.sequence_parallel, case.overlap)
+    placement = tensor_parallel.apply(model, PLAN, group, *options)
     return compiled(model, case.backend), placement
 
 
@@ -211,10 +203,10 @@ def compare_parts(
     joined, replicated = {}, {}
     for name, tensor in dense.items():
         shards = [part[name] for part in parts]
-        if (shard := shard_of(name, tensor.shape, PLAN)) is None:
-            joined[name], replicated[name] = shards[0], tensor
-        else:
-            joined[name] = shard.whole(shards)
+        shard = shard_of(name, tensor.shape, PLAN)
+        joined[name] = shard.whole(shards) if shard else shards[0]
+        if shard is None:
+            replicated[name] = tensor
     compare(check, 0, joined, dense)
     for rank, part in enumerate(parts):
         compare(check, rank, {n: part[n] for n in replicated}, replicated)
@@ -270,8 +262,7 @@ def due_traffic(case: Case, itemsize: int = 8) -> Traffic:
     due: Traffic = Counter()
 
     def add(phase: str, operation: str, times: int) -> None:
-        size = activations * itemsize
-        due[phase, operation, activations, size] += times
+        due[phase, operation, activations, activations * itemsize] += times
 
     due["forward", "all_reduce", scalars, scalars * wide] = 3
     if not case.sequence_parallel:
@@ -298,8 +289,8 @@ def verify(case: Case, ranks: list[Training], traffic: bool = True) -> None:
         Mismatch: from the first check that fails.
     """
     # A split model computes the same, whichever way it is split.
-    whole = {"sequence_parallel": False, "overlap": True, "backend": ""}
-    dense = train_dense(replace(case, **whole, bug=""))
+    whole = {"sequence_parallel": False, "overlap": True}
+    dense = train_dense(replace(case, **whole, backend="", bug=""))
     check_steps(case, dense, ranks)
     check_weights(case, dense, ranks)
     check_logits(case, dense, ranks)

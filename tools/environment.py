@@ -8,16 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
+import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("requirements-torch.txt", "requirements.txt", "pyproject.toml")
 SUPPORTED = ((3, 11), (3, 12))
+ADVICE = {
+    r"No space left|ENOSPC|Errno 28\b|quota exceeded": "free some disk space",
+    r"Retrying \(|Failed to establish|Name or service|name resolution"
+    r"|timed out|ENOTFOUND|EAI_AGAIN|ECONN|ETIMEDOUT|SSLError|ProxyError": (
+        "check the network"
+    ),
+}
 
 
 def fail(message: str) -> None:
@@ -69,17 +81,92 @@ def python_of(folder: Path) -> str | None:
     return done.stdout.strip()
 
 
+def run(command: list[str], env: dict | None = None) -> tuple[int, str]:
+    """Run a program; show and return what it says of errors."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    lines = []
+    for line in process.stderr:
+        sys.stderr.write(line)
+        lines.append(line)
+    return process.wait(), "".join(lines)
+
+
+def because(said: str) -> str:
+    """Return a failed program's own reason, and what can be done."""
+    reasons = [
+        line.partition(" ")[2].strip()
+        for line in said.splitlines()
+        if re.match(r"ERROR: |npm (error|ERR!) ", line)
+    ]
+    advice = [
+        todo for sign, todo in ADVICE.items() if re.search(sign, said, re.I)
+    ][:1] or ["mend that"]
+    reason = " / ".join(reasons[-2:]) or "its own words are above"
+    return f" ({reason}); {advice[0]}, then run the same command again"
+
+
+def downloads(report: dict) -> list[str]:
+    """Return the addresses that an installation needs, if CUDA is in it.
+
+    Args:
+        report: of `pip install --dry-run --report`.
+    """
+    wheels = {
+        item["metadata"]["name"]: item["download_info"]["url"]
+        for item in report["install"]
+    }
+    cuda = [name for name in wheels if re.match(r"nvidia-(cu|nccl)", name)]
+    return list(wheels.values()) if cuda else []
+
+
+def size(address: str) -> int:
+    """Return the bytes behind an address, 0 if it does not say."""
+    request = urllib.request.Request(address, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return int(answer.headers.get("Content-Length", 0))
+    except (OSError, ValueError):
+        return 0
+
+
+def announce_cuda(install: list[object]) -> None:
+    """Say how much torch brings before it is downloaded, if it is CUDA."""
+    done = subprocess.run(
+        [*map(str, install), "--dry-run", "--quiet", "--report", "-"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+    )
+    # What is wrong is said by the installation itself.
+    wheels = downloads(json.loads(done.stdout)) if not done.returncode else []
+    if wheels:
+        with ThreadPoolExecutor(8) as pool:
+            total = sum(pool.map(size, wheels)) / 1e9
+        much = f"about {total:.1f} GB" if total >= 0.1 else "gigabytes"
+        print(
+            f"      torch comes with CUDA here: {much} to download and more "
+            "than that on disk.\n      Without a GPU the CPU build will do: "
+            "stop with Ctrl-C and run\n      'make environment "
+            "TORCH_INDEX=URL', the CPU index that PyTorch's installation\n"
+            "      page names",
+            flush=True,
+        )
+
+
 def step(number: int, title: str, *command: object) -> None:
     """Run one step of the installation and say how long it took."""
     print(f"[{number}/5] {title}", flush=True)
     began = time.monotonic()
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, check=False)
-    if done.returncode:
-        fail(
-            f"could not {title[0].lower()}{title[1:]} (its own words are "
-            "above); check the network and the free disk space, then run "
-            "the same command again"
-        )
+    code, said = run(list(map(str, command)))
+    if code:
+        fail(f"could not {title[0].lower()}{title[1:]}{because(said)}")
     print(f"      {time.monotonic() - began:.0f} s", flush=True)
 
 
@@ -105,15 +192,12 @@ def main() -> None:
         "venv",
         folder,
     )
-    step(
-        2,
-        "Install torch",
-        *pip,
-        "-c",
-        "requirements.txt",
-        "-r",
-        "requirements-torch.txt",
-    )
+    torch = [*pip, "-c", "requirements.txt", "-r", "requirements-torch.txt"]
+    if index := os.environ.get("TORCH_INDEX"):
+        # A local version such as +cpu is newer than the plain one.
+        torch += ["--extra-index-url", index]
+    announce_cuda(torch)
+    step(2, "Install torch", *torch)
     step(3, "Install the pinned packages", *pip, "-r", "requirements.txt")
     step(
         4,

@@ -7,9 +7,10 @@ runs under `.venv/bin/python`.
 import hashlib
 import importlib.util
 import os
-import subprocess
 import time
 from pathlib import Path
+
+from environment import because, run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,24 +42,21 @@ def main() -> None:
     began = time.monotonic()
     node = node_folder()
     npm = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    done = subprocess.run(
+    code, said = run(
         [
-            node / "bin" / "node",
-            npm,
+            str(node / "bin" / "node"),
+            str(npm),
             "ci",
             "--ignore-scripts",
             "--no-audit",
             "--no-fund",
             "--loglevel=error",
         ],
-        check=False,
-        cwd=ROOT,
         env={**os.environ, "PATH": f"{node / 'bin'}:{os.environ['PATH']}"},
     )
-    if done.returncode:
+    if code:
         raise SystemExit(
-            "error: npm could not install package-lock.json (its own words "
-            "are above); check the network, then run the same command again"
+            f"error: npm could not install package-lock.json{because(said)}"
         )
     stamp.write_text(wanted)
     print(f"      {time.monotonic() - began:.0f} s", flush=True)

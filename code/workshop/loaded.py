@@ -27,7 +27,7 @@ class Noter(MetaPathFinder):
         atexit.register(self.note_all)
 
     def find_spec(self, name: str, path=None, target=None) -> None:
-        """Note a module that lies under code/; leave its loading to others."""
+        """Note a module that lies under code/; others load it."""
         place = self.root.joinpath("code", *name.split("."))
         for file in (place.with_suffix(".py"), place / "__init__.py"):
             self.note(file)

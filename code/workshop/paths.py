@@ -9,7 +9,7 @@ def root() -> Path:
     if given := os.environ.get("WORKSHOP_ROOT"):
         return Path(given).resolve()
     for folder in (Path.cwd(), *Path.cwd().parents, *Path(__file__).parents):
-        if (folder / "slurm" / "experiments.toml").is_file():
+        if (folder / "slurm" / "experiments").is_dir():
             return folder.resolve()
     raise FileNotFoundError(
         "no workshop checkout here: run this inside the repository, "

@@ -78,11 +78,11 @@ TOYS = {
 
 def make_root(root: Path) -> Path:
     """Create a workshop of toy experiments and run their jobs."""
-    for folder in ("slurm", "code", "book", "bin"):
+    for folder in ("slurm/experiments", "code", "book", "bin"):
         (root / folder).mkdir(parents=True)
     (root / "bin" / "scontrol").write_text("#!/bin/sh\necho toynode\n")
     (root / "bin" / "scontrol").chmod(0o755)
-    (root / "slurm" / "experiments.toml").write_text(PLANNED)
+    (root / "slurm" / "experiments" / "toys.toml").write_text(PLANNED)
     shutil.copy2(HERE / SCRIPT, root / SCRIPT)
     for name in ("workshop/records/launch.py", "workshop/job/metrics.py"):
         target = root / "code" / name
@@ -96,9 +96,14 @@ def make_root(root: Path) -> Path:
     return root
 
 
+def copy(root: Path, target: Path) -> Path:
+    """Return a copy of a workshop, links kept."""
+    return Path(shutil.copytree(root, target, symlinks=True))
+
+
 def add_toys(root: Path, names: tuple[str, ...]) -> None:
     """Describe toy experiments and run their jobs."""
-    described = root / "slurm" / "experiments.toml"
+    described = root / "slurm" / "experiments" / "toys.toml"
     for name in names:
         (root / "code" / f"toy_{name}.py").write_text(TOY)
         text = EXPERIMENT.format(name=name, argument=TOYS[name])

@@ -1,6 +1,5 @@
 """Records in pages: what is shown, and every fault that a build must see."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -75,15 +74,10 @@ FAULTS = {
 STATUS = "# Runs\n\n```{runs-status}\n```\n"
 
 
-def copy(root: Path, target: Path) -> Path:
-    """Return a copy of a workshop, links kept."""
-    return Path(shutil.copytree(root, target, symlinks=True))
-
-
 @pytest.fixture(scope="module")
 def faulty(small_root: Path, tmp_path_factory) -> tuple:
     """The faulty book, built twice without a change in between."""
-    root = copy(small_root, tmp_path_factory.mktemp("faulty") / "root")
+    root = small_book.copy(small_root, tmp_path_factory.mktemp("faulty") / "root")
     small_book.add_toys(root, small_book.UNSOUND)
     small_book.edit_record(root, "edited", "70.5", "75.5")
     pages = {"index": "# Faults\n", "status": STATUS}
@@ -172,7 +166,7 @@ def test_pages_name_no_other_host(small_built) -> None:
 def test_a_changed_source_makes_pages_stale(
     small_root: Path, tmp_path: Path
 ) -> None:
-    root = copy(small_root, tmp_path / "root")
+    root = small_book.copy(small_root, tmp_path / "root")
     number = '{number}`run("lab1/old").tokens_per_s | tokens/s | .0f`'
     cell = "```{code-cell} python3\nprint(6 * 7)\n```\n"
     header = "---\nfile_format: mystnb\nkernelspec:\n  name: python3\n---\n"

@@ -84,6 +84,7 @@ small = {{ args = ["good"], nodes = 1, gpus_per_node = 0 }}
 """
 
 
+DESCRIBED = "slurm/experiments/toys.toml"
 COPIED = (
     "code/workshop/records/launch.py",
     "code/workshop/job/metrics.py",
@@ -96,6 +97,7 @@ COPIED = (
 def make_workshop(folder: Path) -> Path:
     """Create a workshop of one toy experiment; return its root."""
     (folder / "slurm" / "logs").mkdir(parents=True)
+    (folder / DESCRIBED).parent.mkdir()
     (folder / "code").mkdir()
     (folder / "code" / "toy.py").write_text(MODULE)
     (folder / "code" / "ranks.py").write_text(RANKS)
@@ -118,7 +120,7 @@ def describe_toy(
     more: str = "",
     name: str = "lab1/toy",
 ) -> None:
-    """Write the toy's experiments.toml."""
+    """Write the toy's description."""
     text = TOML.format(
         kind=kind,
         repeats=repeats,
@@ -126,7 +128,7 @@ def describe_toy(
         needs_gpus=needs_gpus,
         name=name,
     )
-    (root / "slurm" / "experiments.toml").write_text(text + more)
+    (root / DESCRIBED).write_text(text + more)
 
 
 def enter(patch: pytest.MonkeyPatch, root: Path, job_id: str = "7") -> None:

@@ -13,6 +13,7 @@ from workshop.figures import estimate as drawn
 from workshop.figures import style
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
+from workshop.records.predict.ranks import predict
 
 LINKS = {axis: link(20.0, 300.0) for axis in ("dp", "tp", "pp")}
 MODEL = asdict(CONFIGS["gpt-1.3b"])
@@ -32,17 +33,17 @@ def ranks():
 
 
 def test_a_layout_is_predicted_from_its_ranks(ranks):
-    alone = drawn.predict(ranks, "dp1", 4, {})
+    alone = predict(ranks, "dp1", 4, {})
     assert alone["total"] == pytest.approx(0.068)
-    both = drawn.predict(ranks, "pp2", 4, LINKS, num_microbatches=8)
+    both = predict(ranks, "pp2", 4, LINKS, num_microbatches=8)
     assert both["compute"] == pytest.approx(8 * 0.031)
     assert both["imbalance"] == pytest.approx(8 * 0.001)
     assert both["bubble"] == pytest.approx(0.030)
     assert both["optimizer"] == pytest.approx(0.008)
     with pytest.raises(UserError, match="not measured tp4"):
-        drawn.predict(ranks, "tp4", 4, LINKS)
+        predict(ranks, "tp4", 4, LINKS)
     with pytest.raises(UserError, match="micro-batches of 16"):
-        drawn.predict(ranks, "tp2", 16, LINKS)
+        predict(ranks, "tp2", 16, LINKS)
 
 
 def lengths(figure, colour):
@@ -61,7 +62,7 @@ def rgba(colour):
 
 
 def test_predicted_parts_stand_beside_the_measured_step(ranks):
-    parts = drawn.predict(ranks, "tp2", 4, LINKS)
+    parts = predict(ranks, "tp2", 4, LINKS)
     entry = {"median": 0.05, "min": 0.049, "max": 0.052}
     figure = drawn.predicted_beside_measured(
         {"recorded": (parts, entry), "planned": (parts, None)}

@@ -91,7 +91,7 @@ def test_a_sentence_names_no_more_sources_than_one_reads():
 
 
 def test_undescribed_record_is_stale(workshop):
-    (workshop / "slurm" / "experiments.toml").write_text("")
+    (workshop / runs_folder.DESCRIBED).write_text("")
     found = finding(workshop)
     assert found.state == "stale"
     assert "no longer described" in found.problem

@@ -1,4 +1,4 @@
-"""slurm/experiments.toml: what it holds, and what is refused."""
+"""slurm/experiments: what it holds, and what is refused."""
 
 import pytest
 
@@ -18,20 +18,21 @@ timeout = "4m"
 expected = "90s"
 small = { args = ["--steps", "1"], nodes = 1, gpus_per_node = 2 }
 """
+SIZE = describe.Size(args=["--steps", "3"], nodes=2, gpus_per_node=1)
+SMALL = describe.Size(args=["--steps", "1"], nodes=1, gpus_per_node=2)
 
 
 def read(tmp_path, text):
-    file = tmp_path / "experiments.toml"
-    file.write_text(text)
-    return describe.read(file)
+    (tmp_path / "toys.toml").write_text(text)
+    return describe.read(tmp_path)
 
 
 def test_fields(tmp_path):
     toy = read(tmp_path, GOOD)["lab1/toy-2gpu"]
     assert (toy.timeout, toy.expected) == (240, 90)
     assert toy.needs_gpus == toy.gpus == 2
-    assert toy.size() == describe.Size(("--steps", "3"), 2, 1)
-    assert toy.size(small=True) == describe.Size(("--steps", "1"), 1, 2)
+    assert toy.size() == SIZE
+    assert toy.size(small=True) == SMALL
     assert not toy.planned
 
 
@@ -72,10 +73,37 @@ def test_bad_description_is_one_sentence(tmp_path, old, new, says):
 
 
 def test_a_name_stands_once(tmp_path):
-    with pytest.raises(UserError, match="lab1/toy-2gpu twice"):
+    with pytest.raises(
+        UserError, match="lab1/toy-2gpu, which is described twice"
+    ):
         read(tmp_path, GOOD + GOOD)
 
 
 def test_unknown_name_lists_near_misses(tmp_path):
     with pytest.raises(UserError, match="did you mean lab1/toy-2gpu"):
         describe.select(["lab1/toy-2gpus"], read(tmp_path, GOOD))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("experiment = 3", "[[experiment]]"),
+        ("experiment = [1, [2]]", "called 1"),
+        (f"a = {'[' * 5000}", "not TOML"),
+        (f"a = {'9' * 5000}", "not TOML"),
+        (GOOD.replace("nodes = 2", f"nodes = 0x{'f' * 9000}"), "too long"),
+        (GOOD.replace('"A toy"', "[]"), "a text in quotes"),
+        (GOOD.replace('"4m"', "4"), "no duration"),
+    ],
+)
+def test_a_broken_file_is_one_sentence(tmp_path, text, says):
+    with pytest.raises(UserError) as error:
+        read(tmp_path, text)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+def test_a_folder_without_descriptions_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="no description of a run"):
+        describe.read(tmp_path)

@@ -203,18 +203,24 @@ def test_tests_of_a_pytest_launch_count(tmp_path):
     (tmp_path / "tests" / "gpu").mkdir(parents=True)
     (tmp_path / "tests" / "gpu" / "test_a.py").write_text("x = 1\n")
     toy = describe.Experiment(
-        "tests/gpu", "", "", 1, 1, launch="pytest", args=("tests/gpu", "-q")
+        name="tests/gpu",
+        title="",
+        chapter="",
+        nodes=1,
+        gpus_per_node=1,
+        launch="pytest",
+        args=("tests/gpu", "-q"),
     )
     assert "tests/gpu/test_a.py" in fingerprint.listed(toy, tmp_path)
 
 
 def test_description_and_listed_files_count(workshop):
     (workshop / "code" / "toy_data.txt").write_text("other data\n")
-    text = (workshop / fingerprint.DEFINITION).read_text()
+    text = (workshop / runs_folder.DESCRIBED).read_text()
     text = text.replace('"feature"]', '"feature", "more"]')
-    (workshop / fingerprint.DEFINITION).write_text(text)
+    (workshop / runs_folder.DESCRIBED).write_text(text)
     found = check.examine_all(describe.read(), paths.records(), workshop)
     assert [each.changed for each in found] == [
         ("code/toy_data.txt",),
-        ("code/toy_data.txt", "slurm/experiments.toml (lab1/featured)"),
+        ("code/toy_data.txt", "slurm/experiments (lab1/featured)"),
     ]

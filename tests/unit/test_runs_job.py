@@ -120,7 +120,7 @@ def test_two_nodes_with_long_descriptions_do_not_mix(workshop, monkeypatch):
 
     monkeypatch.setattr(job, "_output", srun)
     (workshop / "nodes").mkdir()
-    size = Size((), 2, 0)
+    size = Size(nodes=2, gpus_per_node=0)
     found = job._nodes(size, workshop, workshop / "nodes")
     assert [each["node"] for each in found] == ["a", "b"]
     assert all(len(each["x"]) == 100_000 for each in found)
@@ -194,7 +194,7 @@ def test_no_commit_is_one_sentence(workshop, monkeypatch):
 def test_tests_on_gpus_are_a_run_with_counts(workshop):
     (workshop / "tests").mkdir()
     (workshop / "tests" / "test_toy.py").write_text(TESTS)
-    (workshop / "slurm" / "experiments.toml").write_text(PYTEST)
+    (workshop / runs_folder.DESCRIBED).write_text(PYTEST)
     folder, found = job.run(
         describe.read()["tests/toy"], False, paths.records()
     )
@@ -214,7 +214,7 @@ def test_tests_that_were_all_skipped_have_failed(workshop):
     (workshop / "tests").mkdir()
     skipped = "import pytest\ndef test_a():\n    pytest.skip('no GPU')\n"
     (workshop / "tests" / "test_toy.py").write_text(skipped)
-    (workshop / "slurm" / "experiments.toml").write_text(PYTEST)
+    (workshop / runs_folder.DESCRIBED).write_text(PYTEST)
     _, found = job.run(describe.read()["tests/toy"], False, paths.records())
     assert (found["status"], found["exit_code"]) == ("failed", 5)
 

@@ -10,7 +10,9 @@ from workshop.slurm.profile import Profile
 
 def experiment(name, **fields):
     toy = {"title": "", "chapter": "lab1/01", "nodes": 1, "module": "toy"}
-    return Experiment(f"lab1/{name}", **(toy | {"gpus_per_node": 2} | fields))
+    return Experiment(
+        name=f"lab1/{name}", **(toy | {"gpus_per_node": 2} | fields)
+    )
 
 
 EXPERIMENTS = [
@@ -20,6 +22,7 @@ EXPERIMENTS = [
     experiment("failed", priority=10, chapter="lab1/02"),
     experiment("planned", status="planned", why="w", prediction="p"),
 ]
+PLANNED = {"status": "planned", "why": "It is too big", "prediction": "p"}
 STATES = ("fresh", "stale", "missing", "failed", "planned")
 FINDINGS = {
     f"lab1/{state}": Finding(f"lab1/{state}", state) for state in STATES
@@ -45,7 +48,7 @@ def test_choice_is_by_state_and_priority(options, names):
 def test_budget_begins_only_what_fits_and_limits_what_begins():
     now = [0.0]
     budget = submit.Budget(300, clock=lambda: now[0])
-    toy = experiment("toy", expected=90, timeout=240)
+    toy = experiment("toy", expected="90s", timeout="4m")
     assert budget.limit(toy) == 240
     now[0] = 150.0
     assert budget.limit(toy) == 300 - 150 - submit.OVERHEAD_S
@@ -60,8 +63,8 @@ def test_budget_begins_only_what_fits_and_limits_what_begins():
         ({}, False, ""),
         ({"gpus_per_node": 4}, False, "asks for 1 x 4"),
         ({"nodes": 3}, False, "site has 2 x 2"),
-        ({"nodes": 3, "small": Size((), 1, 2)}, True, ""),
-        ({"status": "planned", "why": "It is too big"}, False, "too big"),
+        ({"nodes": 3, "small": Size(gpus_per_node=2)}, True, ""),
+        (PLANNED, False, "too big"),
     ],
 )
 def test_what_a_site_cannot_run_is_one_sentence(fields, small, says):
@@ -72,6 +75,6 @@ def test_what_a_site_cannot_run_is_one_sentence(fields, small, says):
 
 def test_pretended_gpus_refuse_the_recorded_size(monkeypatch):
     monkeypatch.setattr(submit, "real_gpus", lambda profile: False)
-    toy = experiment("toy", small=Size((), 1, 2))
+    toy = experiment("toy", small=Size(gpus_per_node=2))
     assert "pretended" in submit.refusal(toy, Profile("local"), False)
     assert submit.refusal(toy, Profile("local"), True) == ""

@@ -1,5 +1,6 @@
 """Rules that hold for every file of the repository."""
 
+import os
 import re
 import subprocess
 import sys
@@ -100,3 +101,16 @@ def test_a_session_that_only_skips_fails(tmp_path, body, code) -> None:
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     assert ("every test was skipped" in done.stdout) == ("skip" in body)
+
+
+def test_imports_go_down_and_never_in_a_circle() -> None:
+    """The contracts stand in pyproject.toml."""
+    program = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run(
+        [program, "--no-cache"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "code")},
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 broken" in done.stdout

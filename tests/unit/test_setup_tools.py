@@ -79,6 +79,47 @@ def test_a_failed_step_ends_with_one_sentence(capfd) -> None:
     assert "[2/5] Install nothing" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("ERROR: Ignored the following versions that require a different "
+         "python: 4.1 Requires-Python >=3.11.5\nERROR: No matching "
+         "distribution found for x==4.1\n",
+         "Requires-Python >=3.11.5 / No matching distribution found for "
+         "x==4.1); mend that,"),
+        ("WARNING: Retrying (Retry(total=0)) after connection broken\n"
+         "ERROR: No matching distribution found for x==4.1\n",
+         "found for x==4.1); check the network,"),
+        ("ERROR: Could not install packages due to an OSError: [Errno 28] "
+         "No space left on device\n", "device); free some disk space,"),
+        ("npm error code ENOTFOUND\n", "ENOTFOUND); check the network,"),
+    ],
+)  # fmt: skip
+def test_a_failure_gives_its_own_reason(said, expected) -> None:
+    assert expected in environment.because(said)
+
+
+def test_a_failed_step_repeats_what_the_program_said(capfd) -> None:
+    program = "import sys; sys.exit('ERROR: no such x')"
+    with pytest.raises(SystemExit, match=r"\(no such x\); mend that, then"):
+        environment.step(2, "Install x", sys.executable, "-c", program)
+    assert "ERROR: no such x" in capfd.readouterr().err
+
+
+def test_only_a_torch_with_cuda_is_announced(tmp_path) -> None:
+    wheel = tmp_path / "torch.whl"
+    wheel.write_bytes(b"x" * 5)
+
+    def report(*names: str) -> dict:
+        info = {"download_info": {"url": wheel.as_uri()}}
+        return {"install": [info | {"metadata": {"name": n}} for n in names]}
+
+    assert environment.downloads(report("torch", "nvidia-ml-py")) == []
+    cuda = environment.downloads(report("torch", "nvidia-cudnn-cu13"))
+    assert [environment.size(address) for address in cuda] == [5] * 2
+    assert environment.size((tmp_path / "none").as_uri()) == 0
+
+
 def test_every_requirement_is_pinned_once() -> None:
     pins = {}
     for name in ("requirements-torch.txt", "requirements.txt"):
@@ -191,6 +232,7 @@ def test_the_script_of_continuous_integration_parses() -> None:
             capture_output=True,
         )
     assert {"test", "clean-book book", "test-site"} <= set(targets)
+    assert targets.index("clean-book book") < targets.index("test")
 
 
 def test_help_lists_every_target() -> None:

@@ -11,6 +11,7 @@ from workshop_book import (
     accessible,
     cache,
     figures,
+    leaks,
     lexer,
     mathjax,
     pages,
@@ -42,6 +43,7 @@ def setup(app: Sphinx) -> dict[str, object]:
         mathjax,
         pages,
         accessible,
+        leaks,
     ):
         part.register(app)
     return {

@@ -7,9 +7,9 @@ from sphinx.application import Sphinx
 from workshop import paths
 from workshop.errors import UserError
 from workshop.records import experiments as describe
-from workshop.records import load as loading
 from workshop.records.experiments import Experiment
 from workshop.records.expression import Loader
+from workshop.records.record import recorded_names
 from workshop.records.status import prediction
 from workshop_book import problems, provenance, used
 
@@ -29,11 +29,11 @@ class RunsStatus(provenance.RecordDirective):
         for chapter, members in chapters.items():
             rows = [self._row(experiment) for experiment in members]
             found.append(self._table(chapter, rows))
-        for name in loading.recorded_names(paths.records()):
+        for name in recorded_names(paths.records()):
             if name not in experiments:
                 self._report(
                     f"{name} has a record but is not in "
-                    "slurm/experiments.toml: describe it there or remove "
+                    "slurm/experiments: describe it there or remove "
                     "its folder"
                 )
         return found

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
+from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from workshop import paths
@@ -102,7 +103,7 @@ def _train(corpus: Corpus, vocabulary: int, show: bool) -> Tokenizer:
         # The library hands the alphabet over as a set: without the sort the
         # ids of bytes would change from run to run.
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=show and sys.stderr.isatty(),
+        show_progress=show and Console(stderr=True).is_terminal,
     )
     tokenizer.train_from_iterator(
         corpus.training, trainer, length=len(corpus.training)

@@ -1,7 +1,6 @@
 """The corpus as token ids: encoded once, then mapped from a file."""
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,12 +53,12 @@ def encode(
 ) -> np.ndarray:
     """Encode documents into one array of ids, each ended by end-of-text."""
     dtype = np.uint16 if trained.vocabulary <= 2**16 else np.int32
-    pieces = []
+    pieces, console = [], Console(stderr=True)
     for start in track(
         range(0, len(documents), DOCUMENTS_AT_ONCE),
         description=f"encoding the {part} documents",
-        console=Console(stderr=True),
-        disable=not (show and sys.stderr.isatty()),
+        console=console,
+        disable=not (show and console.is_terminal),
     ):
         batch = list(documents[start : start + DOCUMENTS_AT_ONCE])
         for encoding in trained.tokenizer.encode_batch(batch):

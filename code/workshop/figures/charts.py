@@ -1,10 +1,7 @@
 """Figures drawn from the records of runs, never from typed numbers."""
 
 import json
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,40 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from workshop.errors import UserError
 from workshop.figures import style
-
-_KEY = re.compile(r"(?P<name>[^{]+)(\{(?P<labels>.*)\})?")
-
-
-class Record(Protocol):
-    """What a figure needs of a run: `workshop.records.load.Run` has it."""
-
-    name: str
-    summary: Mapping[str, dict]
-    folder: Path
-
-    def metrics(self, repeat: int) -> list[dict]:
-        """Return the events that one repeat wrote."""
-
-
-def values(run: Record, name: str) -> list[tuple[dict[str, str], dict]]:
-    """Return the labels and the statistics of each measure `name`.
-
-    Raises:
-        UserError: the run measured nothing by that name.
-    """
-    found = []
-    for key, entry in run.summary.items():
-        match = _KEY.fullmatch(key)
-        if match and match["name"] == name:
-            pairs = (match["labels"] or "").split(",")
-            labels = dict(p.split("=", 1) for p in pairs if "=" in p)
-            found.append((labels, entry))
-    if not found:
-        raise UserError(
-            f"the run {run.name} has no measure {name}: draw another run, "
-            "or record this one again"
-        )
-    return found
+from workshop.records.values import Record, values
 
 
 def bandwidth_curve(*runs: Record, labels: list[str] | None = None) -> Figure:

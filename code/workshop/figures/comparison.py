@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from workshop.errors import UserError
 from workshop.figures import style
-from workshop.figures.charts import Record, values
 from workshop.profiling.events import activities, read
+from workshop.records.values import Record, values
 
 LABELS = {
     "single": "one GPU, the other idle",

@@ -10,7 +10,6 @@ from matplotlib.ticker import FuncFormatter
 
 from workshop.estimate import communication
 from workshop.figures import style
-from workshop.figures.charts import Record
 from workshop.figures.profile import parts, ranks_of
 from workshop.layout import Layout
 from workshop.records.predict.layouts import (
@@ -21,6 +20,7 @@ from workshop.records.predict.layouts import (
     step_of_one_gpu,
     two_ranks,
 )
+from workshop.records.values import Record
 
 NETWORKS = (25, 100, 400)
 """Speeds of network cards in Gb/s."""

@@ -17,7 +17,6 @@ from matplotlib.patches import Patch, Rectangle
 
 from workshop.errors import UserError
 from workshop.figures import style
-from workshop.figures.charts import Record
 from workshop.parallel.pipeline.schedule import (
     BACKWARD,
     FORWARD,
@@ -26,6 +25,7 @@ from workshop.parallel.pipeline.schedule import (
 )
 from workshop.parallel.pipeline.simulator import Cost, simulate
 from workshop.parallel.pipeline.timeline import Timeline
+from workshop.records.values import Record
 
 COLOURS = {FORWARD: style.BLUE, BACKWARD: style.GREEN}
 NAMES = {FORWARD: "forward", BACKWARD: "backward"}

@@ -19,7 +19,7 @@ from workshop.figures.bars import (
     groups,
     parts,
 )
-from workshop.figures.charts import Record
+from workshop.records.values import Record
 
 PROFILE = "artifacts/profile.json"
 KINDS = {

@@ -6,7 +6,7 @@ from matplotlib.ticker import FuncFormatter
 from workshop.estimate.pipeline import bubble_over_total
 from workshop.figures import pipeline as figures_pipeline
 from workshop.figures import style
-from workshop.figures.charts import Record, values
+from workshop.records.values import Record, values
 
 TRACE = "artifacts/1f1b-m4.json"
 

@@ -5,8 +5,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from workshop.figures import style
-from workshop.figures.charts import Record, step_timeline, values
+from workshop.figures.charts import step_timeline
 from workshop.records.predict.layouts import step_of_one_gpu
+from workshop.records.values import Record, values
 
 # By 6N + 12Lhs, backward has two of the three shares of the work.
 BACKWARD = 2 / 3

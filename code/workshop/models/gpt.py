@@ -142,8 +142,8 @@ class Head(nn.Module):
         """Map (b, s, h) to logits or to the mean loss.
 
         `tied` is the embedding's weight (V, h), None for a head with one of
-        its own.  With `targets` (b, s) the result is the scalar cross-entropy in nats
-        a token, without them the logits (b, s, V).
+        its own.  With `targets` (b, s) the result is the scalar
+        cross-entropy in nats a token, without them the logits (b, s, V).
         """
         weight = self.weight if tied is None else tied
         logits = F.linear(self.norm(x), weight)

@@ -13,7 +13,6 @@ from workshop.errors import UserError
 from workshop.records import fingerprint, record, schema
 from workshop.records.experiments import Experiment
 from workshop.records.files import digest, sha256
-from workshop.records.load import recorded_names
 
 STATES = ("fresh", "stale", "missing", "failed", "altered", "planned")
 BREAKING = ("missing", "failed", "altered")
@@ -48,7 +47,9 @@ def examine_all(
 ) -> list[Finding]:
     """Return a finding for each experiment and each record, by name."""
     names = list(experiments)
-    names += [n for n in recorded_names(records) if n not in experiments]
+    names += [
+        n for n in record.recorded_names(records) if n not in experiments
+    ]
     return [
         examine(name, experiments.get(name), records / name, root)
         for name in names
@@ -80,7 +81,7 @@ def examine(
         return Finding(name, "failed", why, date)
     note = _other_attempt(folder)
     if experiment is None:
-        why = f"{name} is no longer described in slurm/experiments.toml."
+        why = f"{name} is no longer described in slurm/experiments."
         gone = (fingerprint.DEFINITION,)
         return Finding(name, "stale", why, date, gone, note)
     then = found["sources"]["files"]

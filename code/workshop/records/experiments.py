@@ -1,57 +1,133 @@
-"""Read `slurm/experiments.toml`, where every run of the book is described."""
+"""Read `slurm/experiments`, where every run of the book is described."""
 
 import difflib
-import json
 import re
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from workshop import paths
 from workshop.errors import UserError
-from workshop.records.files import seconds
+from workshop.records.files import seconds, short
 
-LAUNCHES = ("torchrun", "python", "pytest")
 _NAME = re.compile(r"[a-z0-9]+(/[a-z0-9][a-z0-9.-]*)+")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-_REQUIRED = ("name", "title", "chapter", "nodes", "gpus_per_node")
+
+# More is a slip of the hand, and has no place in a sentence or a command.
+_MOST = 10**6
 
 
-@dataclass(frozen=True)
-class Size:
+def _duration(value: object, info: ValidationInfo) -> int:
+    return seconds(value, " of ".join([info.field_name, info.context or ""]))
+
+
+# A refusal says `give` and the description of the field.
+Text = Annotated[str, Field(description="a text in quotes")]
+Texts = Annotated[tuple[str, ...], Field(description="a list of strings")]
+Count = Annotated[
+    int,
+    Field(
+        strict=True,
+        ge=1,
+        le=_MOST,
+        description="a whole number from 1 up, at most a million",
+    ),
+]
+CountOrNone = Annotated[
+    int,
+    Field(
+        strict=True,
+        ge=0,
+        le=_MOST,
+        description="a whole number from 0 up, at most a million",
+    ),
+]
+_SMALL = "a table with args, nodes and gpus_per_node"
+Duration = Annotated[int, BeforeValidator(_duration)]
+
+
+class Size(BaseModel):
     """What one launch of an experiment gets: arguments, nodes, ranks."""
 
-    args: tuple[str, ...]
-    nodes: int
-    gpus_per_node: int
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    args: Texts = ()
+    nodes: Count = 1
+    gpus_per_node: CountOrNone = 1
 
     def on_one_node(self) -> "Size":
         """Return as many ranks on a single node: a machine has no more."""
-        return Size(self.args, 1, self.nodes * self.gpus_per_node)
+        ranks = self.nodes * self.gpus_per_node
+        return Size(args=self.args, nodes=1, gpus_per_node=ranks)
 
 
-@dataclass(frozen=True)
-class Experiment:
+class Experiment(BaseModel):
     """One run of the book; durations are in seconds."""
 
-    name: str
-    title: str
-    chapter: str
-    nodes: int
-    gpus_per_node: int
-    module: str = ""
-    launch: str = "torchrun"
-    args: tuple[str, ...] = ()
-    repeats: int = 3
-    small: Size | None = None
-    timeout: int = 240
-    expected: int = 90
-    priority: int = 50
-    needs_gpus: int = -1
-    sources: tuple[str, ...] = ()
-    status: str = "active"
-    prediction: str = ""
-    why: str = ""
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Text
+    title: Text
+    chapter: Text
+    nodes: Count
+    gpus_per_node: CountOrNone
+    module: Text = ""
+    launch: Annotated[
+        Literal["torchrun", "python", "pytest"],
+        Field(description="one of torchrun, python, pytest"),
+    ] = "torchrun"
+    args: Texts = ()
+    repeats: Count = 3
+    small: Annotated[Size | None, Field(description=_SMALL)] = None
+    timeout: Duration = 240
+    expected: Duration = 90
+    priority: Count = 50
+    needs_gpus: CountOrNone = Field(
+        default_factory=lambda known: known["nodes"] * known["gpus_per_node"]
+    )
+    sources: Texts = ()
+    status: Annotated[
+        Literal["active", "planned"], Field(description="active or planned")
+    ] = "active"
+    prediction: Text = ""
+    why: Text = ""
+
+    @model_validator(mode="after")
+    def consistent(self, info: ValidationInfo) -> "Experiment":
+        """Refuse fields that contradict each other."""
+        where = info.context or f"experiment {self.name}"
+        if self.planned and not (self.prediction and self.why):
+            raise UserError(
+                f"{where} is planned: give it a `prediction` and a `why`."
+            )
+        if self.launch == "pytest":
+            if self.module:
+                raise UserError(
+                    f"{where} is launched by pytest and has no module: "
+                    "name its tests in args."
+                )
+        elif not _MODULE.fullmatch(self.module):
+            raise UserError(
+                f"module of {where} is {short(self.module)}: give a dotted "
+                "Python name such as workshop.lab1.pretrain_gpt."
+            )
+        if self.launch == "torchrun" and not self.gpus_per_node:
+            raise UserError(
+                f"gpus_per_node of {where} is 0, and torchrun starts one "
+                'rank for each: use at least 1, or launch = "python".'
+            )
+        return self
 
     @property
     def planned(self) -> bool:
@@ -66,11 +142,15 @@ class Experiment:
     def size(self, small: bool = False) -> Size:
         """Return the full size, or the small one for a machine of CPUs."""
         if not small:
-            return Size(self.args, self.nodes, self.gpus_per_node)
+            return Size(
+                args=self.args,
+                nodes=self.nodes,
+                gpus_per_node=self.gpus_per_node,
+            )
         if self.small is None:
             raise UserError(
                 f"{self.name} has no small size: "
-                "add `small` to it in slurm/experiments.toml."
+                "add `small` to it in slurm/experiments."
             )
         return self.small
 
@@ -81,38 +161,35 @@ class Experiment:
 
     def as_dict(self) -> dict:
         """Return the description as JSON types, for the record."""
-        return json.loads(json.dumps(asdict(self)))
+        return self.model_dump(mode="json")
 
 
-def path() -> Path:
-    """Return the file that describes the experiments."""
-    return paths.root() / "slurm" / "experiments.toml"
+def read(folder: Path | None = None) -> dict[str, Experiment]:
+    """Return the experiments of a folder by name, in the files' order.
 
+    Every `.toml` under it counts, by its path: one file a chapter.
 
-def read(file: Path | None = None) -> dict[str, Experiment]:
-    """Return the experiments of a file by name, in the file's order."""
-    file = file or path()
-    try:
-        table = tomllib.loads(file.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{file.name} is missing: restore {file}.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{file.name} is not TOML: {error}.") from None
-    for key in table.keys() - {"experiment"}:
+    Raises:
+        UserError: a file cannot be read, or describes no run as it should.
+    """
+    folder = folder or paths.root() / "slurm" / "experiments"
+    files = sorted(folder.rglob("*.toml"))
+    if not files:
         raise UserError(
-            f"{file.name} has an unknown table {key!r}: "
-            "each experiment is an [[experiment]] table."
+            f"{folder} holds no description of a run: restore it from git."
         )
-    found: dict[str, Experiment] = {}
-    for entry in table.get("experiment", []):
-        experiment = _parse(entry, file.name)
-        if experiment.name in found:
-            raise UserError(
-                f"{file.name} describes {experiment.name} twice: "
-                "give each experiment its own name."
-            )
-        found[experiment.name] = experiment
-    return found
+    experiments: dict[str, Experiment] = {}
+    for file in files:
+        shown = f"{folder.name}/{file.relative_to(folder).as_posix()}"
+        for entry in _entries(file, shown):
+            experiment = _experiment(entry, shown)
+            if experiment.name in experiments:
+                raise UserError(
+                    f"{shown} describes {experiment.name}, which is "
+                    f"described twice: give each experiment its own name."
+                )
+            experiments[experiment.name] = experiment
+    return experiments
 
 
 def select(
@@ -129,110 +206,68 @@ def select(
     return [experiments[name] for name in names or experiments]
 
 
-def near(word: str, known) -> str:
+def near(word: str, known: Collection[str]) -> str:
     """Return ` (did you mean a or b?)` for the known words close by."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def _parse(entry: dict, file: str) -> Experiment:
-    name = entry.get("name", "")
+def _entries(file: Path, shown: str) -> list:
+    """Return the `[[experiment]]` tables of a file."""
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{shown} cannot be read ({error.strerror}): restore it."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{shown} is not TOML: {why}.") from None
+    for key in table.keys() - {"experiment"}:
+        raise UserError(
+            f"{shown} has an unknown table {short(key)}: "
+            "each experiment is an [[experiment]] table."
+        )
+    entries = table.get("experiment", [])
+    if not isinstance(entries, list):
+        raise UserError(
+            f"experiment of {shown} is {short(entries)}: "
+            "write each one as an [[experiment]] table."
+        )
+    return entries
+
+
+def _experiment(entry: object, file: str) -> Experiment:
+    name = entry.get("name", "") if isinstance(entry, dict) else entry
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UserError(
-            f"{file} has an experiment called {name!r}: a name is "
+            f"{file} has an experiment called {short(name)}: a name is "
             "lab/run in lower-case letters, digits, dots and dashes."
         )
     where = f"experiment {name} in {file}"
-    known = {field.name for field in fields(Experiment)}
-    for key in entry.keys() - known:
-        raise UserError(
-            f"{where} has an unknown key {key!r}{near(key, known)}."
-        )
-    for key in _REQUIRED:
-        if key not in entry:
-            raise UserError(f"{where} lacks {key!r}: add it.")
-    values = dict(entry)
-    for key in ("timeout", "expected"):
-        if key in values:
-            values[key] = seconds(values[key], f"{key} of {where}")
-    for key in ("args", "sources"):
-        values[key] = _strings(values.get(key, []), f"{key} of {where}")
-    for key in ("nodes", "gpus_per_node", "repeats", "priority"):
-        values[key] = _whole(
-            values.get(key, Experiment.__dict__.get(key)),
-            f"{key} of {where}",
-            least=0 if key == "gpus_per_node" else 1,
-        )
-    if "small" in values:
-        values["small"] = _small(values["small"], where)
-    gpus = values["nodes"] * values["gpus_per_node"]
-    values["needs_gpus"] = _whole(
-        values.get("needs_gpus", gpus), f"needs_gpus of {where}", least=0
-    )
-    experiment = Experiment(**values)
-    _consistent(experiment, where)
-    return experiment
+    try:
+        return Experiment.model_validate(entry, context=where)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        # A misspelt key is also a missing one: the first says more.
+        extra = [p for p in problems if p["type"] == "extra_forbidden"]
+        raise UserError(_sentence((extra or problems)[0], where)) from None
 
 
-def _consistent(experiment: Experiment, where: str) -> None:
-    if experiment.launch not in LAUNCHES:
-        raise UserError(
-            f"launch of {where} is {experiment.launch!r}: "
-            f"it is one of {', '.join(LAUNCHES)}."
+def _sentence(problem: dict, where: str) -> str:
+    """Return what is wrong with a description, and what to do about it."""
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    model, loc = Experiment, list(problem["loc"])
+    if loc[0] == "small" and len(loc) > 1:
+        model, loc, where = Size, loc[1:], f"small of {where}"
+    key, known = str(loc[0]), model.model_fields
+    if problem["type"] == "extra_forbidden":
+        it = f": it is {_SMALL}" if model is Size else ""
+        return (
+            f"{where} has an unknown key {short(key)}{near(key, known)}{it}."
         )
-    if experiment.status not in ("active", "planned"):
-        raise UserError(
-            f"status of {where} is {experiment.status!r}: "
-            "it is active or planned."
-        )
-    if experiment.planned and not (experiment.prediction and experiment.why):
-        raise UserError(
-            f"{where} is planned: give it a `prediction` and a `why`."
-        )
-    if experiment.launch == "pytest":
-        if experiment.module:
-            raise UserError(
-                f"{where} is launched by pytest and has no module: "
-                "name its tests in args."
-            )
-    elif not _MODULE.fullmatch(str(experiment.module)):
-        raise UserError(
-            f"module of {where} is {experiment.module!r}: give a dotted "
-            "Python name such as workshop.lab1.pretrain_gpt."
-        )
-    if experiment.launch == "torchrun" and not experiment.gpus_per_node:
-        raise UserError(
-            f"gpus_per_node of {where} is 0, and torchrun starts one "
-            'rank for each: use at least 1, or launch = "python".'
-        )
-
-
-def _small(entry: object, where: str) -> Size:
-    keys = {"args", "nodes", "gpus_per_node"}
-    if not isinstance(entry, dict) or entry.keys() - keys:
-        raise UserError(
-            f"small of {where} is {entry!r}: it is a table with "
-            "args, nodes and gpus_per_node."
-        )
-    what = f"small of {where}"
-    return Size(
-        _strings(entry.get("args", []), f"args of {what}"),
-        _whole(entry.get("nodes", 1), f"nodes of {what}", least=1),
-        _whole(entry.get("gpus_per_node", 1), f"GPUs of {what}", least=0),
-    )
-
-
-def _strings(value: object, what: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(
-        isinstance(item, str) for item in value
-    ):
-        raise UserError(f"{what} is {value!r}: give a list of strings.")
-    return tuple(value)
-
-
-def _whole(value: object, what: str, least: int) -> int:
-    if type(value) is not int or value < least:
-        raise UserError(
-            f"{what} is {value!r}: give a whole number from {least} up."
-        )
-    return value
+    if problem["type"] == "missing":
+        return f"{where} lacks {key!r}: add it."
+    value = short(problem["input"])
+    return f"{key} of {where} is {value}: give {known[key].description}."

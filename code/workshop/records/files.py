@@ -53,12 +53,21 @@ def write_json(path: Path, value: object) -> None:
     beside.replace(path)
 
 
-def seconds(text: str, what: str) -> int:
+def short(value: object) -> str:
+    """Return a value as a sentence can show it, on one line."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits or levels
+        return "too long to show"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def seconds(text: object, what: str) -> int:
     """Return the seconds of a duration such as `90s`, `4m` or `1h`."""
-    match = _DURATION.fullmatch(str(text).strip())
+    match = _DURATION.fullmatch(text.strip()) if type(text) is str else None
     if not match:
         raise UserError(
-            f"{what} is {text!r}, which is no duration: "
+            f"{what} is {short(text)}, which is no duration: "
             "write a whole number and s, m or h, such as 90s or 4m."
         )
     return int(match[1]) * _SECONDS[match[2]]

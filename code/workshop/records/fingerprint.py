@@ -1,9 +1,9 @@
 """The fingerprint of the sources that a measurement depends on.
 
 These are the modules that its processes really loaded, as `workshop.loaded`
-notes them, and what its description lists. A source counts by its syntax tree without docstrings and comments, and a
-script without its comments, so that prose edits stale nothing; other files
-count by their bytes.
+notes them, and what its description lists. A source counts by its syntax
+tree without docstrings and comments, and a script without its comments, so
+that prose edits stale nothing; other files count by their bytes.
 """
 
 import ast
@@ -27,7 +27,7 @@ IGNORED = (
     "code/workshop/records/",  # how runs are described and checked
     "code/workshop/slurm/",  # how Slurm is started and asked
 )
-DEFINITION = "slurm/experiments.toml"
+DEFINITION = "slurm/experiments"
 GONE = "gone"
 
 

@@ -1,14 +1,14 @@
 """Load the record of a run: what chapters, roles and figures read."""
 
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from workshop import paths
 from workshop.errors import UserError
+from workshop.records import check, node, schema
 from workshop.records import experiments as describe
-from workshop.records import node, schema
+from workshop.records.record import recorded_names
 from workshop.records.summary import read_events
 
 
@@ -36,10 +36,8 @@ class Run:
         return self.finding.state
 
     @cached_property
-    def finding(self):
+    def finding(self) -> check.Finding:
         """The whole finding of the check: state, problems, changes."""
-        from workshop.records import check
-
         experiment = describe.read().get(self.name)
         return check.examine(self.name, experiment, self.folder)
 
@@ -110,15 +108,3 @@ def load(name: str, folder: Path | None = None) -> Run:
             f"run `workshop runs submit {name}` on a cluster."
         )
     return Run(name, schema.read(place / "record.json"), place)
-
-
-def recorded_names(records: Path) -> list[str]:
-    """Return the names of all recorded runs under a folder, sorted."""
-    names = []
-    for parent, folders, files in os.walk(records):
-        folders[:] = [
-            f for f in folders if f[0] != "." and not f.endswith(".failed")
-        ]
-        if "record.json" in files:
-            names.append(Path(parent).relative_to(records).as_posix())
-    return sorted(names)

@@ -6,14 +6,13 @@ import tempfile
 from pathlib import Path
 
 from workshop.errors import UserError
-from workshop.records import check, record
+from workshop.records import check, record, schema
 from workshop.records.experiments import Experiment, near
-from workshop.records.load import recorded_names
 
 
 def pack(archive: Path, names: list[str], records: Path) -> list[str]:
     """Write the named records (default: all) into a .tar.gz; name them."""
-    known = recorded_names(records)
+    known = record.recorded_names(records)
     for name in names:
         if name not in known:
             raise UserError(
@@ -53,7 +52,7 @@ def unpack(
             ) from None
         findings = [
             check.examine(name, experiments.get(name), folder / name, root)
-            for name in recorded_names(folder)
+            for name in record.recorded_names(folder)
         ]
         if not findings:
             raise UserError(f"{archive} holds no record.")
@@ -66,7 +65,7 @@ def unpack(
 
 
 def _replace(source: Path, records: Path, finding: check.Finding) -> None:
-    found = check.schema.read(source / "record.json")
+    found = schema.read(source / "record.json")
     staged = record.staging(records, finding.name.replace("/", "-"))
     shutil.rmtree(staged)
     shutil.move(source, staged)

@@ -3,6 +3,7 @@
 Only a job calls this: a record is never written by hand.
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,18 @@ def destination(small: bool) -> Path:
     return paths.records()
 
 
+def recorded_names(records: Path) -> list[str]:
+    """Return the names of all recorded runs under a folder, sorted."""
+    names = []
+    for parent, folders, files in os.walk(records):
+        folders[:] = [
+            f for f in folders if f[0] != "." and not f.endswith(FAILED)
+        ]
+        if "record.json" in files:
+            names.append(Path(parent).relative_to(records).as_posix())
+    return sorted(names)
+
+
 def metrics_files(folder: Path) -> list[Path]:
     """Return the metrics files of a run, by repeat."""
     found = folder.glob("metrics.*.jsonl")
@@ -42,8 +55,9 @@ def derived(status: str, metrics: list[Path], version: int) -> dict:
     """Return what follows from the raw metrics: `data` and `summary`.
 
     By the rules of the record's own version, so that what later code does
-    differently alters no older record.  `data` has the hashes of corpus and tokenizer and the seed. A run that
-    did not complete has no summary, and its files may be cut short.
+    differently alters no older record.  `data` has the hashes of corpus and
+    tokenizer and the seed. A run that did not complete has no summary, and
+    its files may be cut short.
     """
     whole = metrics if status == schema.COMPLETED else []
     return {"data": _data(whole), "summary": summarise(whole, version)}

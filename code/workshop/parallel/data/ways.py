@@ -52,8 +52,8 @@ def data_parallel(
 
     `group` has the ranks whose gradients are averaged.  `bucket_mib` is the
     size of a bucket in MiB; `naive` has none.  `overlapped` takes copy
-    engines where they are available, `overlapped-collective` never does.  With one rank every way is
-    `OneRank`.
+    engines where they are available, `overlapped-collective` never does.
+    With one rank every way is `OneRank`.
     """
     if group.size() == 1:
         return OneRank(model)

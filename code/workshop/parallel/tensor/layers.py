@@ -169,9 +169,10 @@ class VocabParallelHead(nn.Module):
         """Map x to logits or to the mean loss.
 
         `tied` is the embedding's part (V/t, h), None for a head with a
-        weight of its own.  `x` is (b, s, h), or (b, s/t, h) of own tokens. With `targets`
-        (b, s) the result is the scalar cross-entropy in nats a token,
-        without them the logits (b, s, V); either is the same on every rank.
+        weight of its own.  `x` is (b, s, h), or (b, s/t, h) of own tokens.
+        With `targets` (b, s) the result is the scalar cross-entropy in nats
+        a token, without them the logits (b, s, V); either is the same on
+        every rank.
         """
         weight = self.weight if tied is None else tied
         logits = column_parallel(self.norm(x), weight, None, self.region)

@@ -14,6 +14,7 @@ layout computes was measured, and only its messages are predicted.
 from collections.abc import Callable
 
 from workshop.errors import UserError
+from workshop.layout import Layout
 from workshop.records.load import Run
 
 ALONE, INSIDE = "lab1/compare-data-parallel", "lab1/links-1node"
@@ -38,10 +39,9 @@ def predicted(
     Raises:
         UserError: there is no such layout, option or part.
     """
-    # Drawing and torch, which most expressions do without.
-    from workshop.figures import estimate as figures_estimate
-    from workshop.layout import Layout
+    # Both load torch, which most expressions do without.
     from workshop.records.predict import layouts as layout_model
+    from workshop.records.predict import ranks as rank_model
 
     inside = layout_model.curve(loader(INSIDE))
     users = options.pop("users", 1)
@@ -49,12 +49,12 @@ def predicted(
     for axis in set(AXES) & set(options):
         other = layout_model.curve(loader(str(options.pop(axis))))
         links[axis] = layout_model.shared(other, users)
-    ranks = options.pop("ranks", None)
+    recorded = options.pop("ranks", None)
     try:
-        if ranks:
+        if recorded:
             size = options.pop("micro_batch", 1)
-            parts = figures_estimate.predict(
-                loader(str(ranks)), str(name), size, links, **options
+            parts = rank_model.predict(
+                loader(str(recorded)), str(name), size, links, **options
             )
         else:
             layout = Layout.from_name(str(name), **options)

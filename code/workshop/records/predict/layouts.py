@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from workshop.estimate import communication, time
-from workshop.figures.charts import Record, values
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
+from workshop.records.values import Record, values
 
 SEQUENCES = 128
 """The global batch in which layouts are compared, in sequences."""

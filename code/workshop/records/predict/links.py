@@ -1,7 +1,7 @@
 """The two numbers of a link, α and β, as a run of measure_links has them."""
 
-from workshop.figures.charts import values
 from workshop.records.load import Run
+from workshop.records.values import values
 
 
 def alpha_beta(run: Run) -> tuple[float, float]:
