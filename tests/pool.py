@@ -39,10 +39,7 @@ PRELOAD = ["torch.distributed", "torch._dynamo"]
 
 
 def fork_server() -> BaseContext:
-    """Return how to start processes from one that has imported torch.
-
-    A process of tests has one such server, whoever asks.
-    """
+    """Return how to start processes from one that has imported torch."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     return context
@@ -194,11 +191,8 @@ class Pool:
     def _start(self) -> None:
         # A server that has imported torch once forks ranks in no time; a
         # process that will use CUDA must not come from a fork.
-        methods = multiprocessing.get_all_start_methods()
-        quick = "forkserver" in methods and self.backend == "gloo"
-        context = (
-            fork_server() if quick else multiprocessing.get_context("spawn")
-        )
+        spawn = multiprocessing.get_context("spawn")
+        context = fork_server() if self.backend == "gloo" else spawn
         self._folder = tempfile.mkdtemp(prefix="workshop-pool-")
         for rank in range(self.world):
             ours, theirs = context.Pipe()

@@ -193,11 +193,11 @@ def test_bad_input_is_one_sentence_from_one_rank(train):
 
 def test_one_process_alone_leaves_a_trace(train, tmp_path):
     code, out, err = train(
-        "--steps", 6, "--warmup-steps", 2, "--trace", ranks=None
+        "--steps", 7, "--warmup-steps", 2, "--trace", ranks=None
     )
     assert code == 0, err
     lines = [x for x in out.splitlines() if x.startswith("step ")]
-    assert len(lines) == 6 and "TFLOP/s/GPU" in lines[0]
+    assert len(lines) == 7 and "TFLOP/s/GPU" in lines[0]
     trace = tmp_path / "artifacts" / "trace.json.gz"
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     steps = {e["name"] for e in events if "ProfilerStep" in e.get("name", "")}

@@ -22,7 +22,7 @@ GROUP_COLOURS = {
     "copies": style.OTHER,
     "ungrouped": style.TEXT,
 }
-HATCHED = "copies"
+HATCHES = {"copies": "///", "ungrouped": "xxx"}
 NOTHING_MS = 1e-6
 
 
@@ -55,10 +55,10 @@ def bars(
     with style.drawing(width=8.0, height=height) as (figure, (axis,)):
         left = [0.0] * len(found)
         for part, colour in colours.items():
-            widths = [times[part] for _, times in found]
+            widths = [times.get(part, 0.0) for _, times in found]
             if max(widths) < NOTHING_MS:
                 continue
-            hatch = "///" if part == HATCHED else None
+            hatch = HATCHES.get(part)
             axis.barh(
                 range(len(found)),
                 widths,

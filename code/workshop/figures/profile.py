@@ -1,7 +1,7 @@
 """Figures of profiles: where a step's time goes, and its memory.
 
-They read `profile.json`, which `training.profile` leaves in a run's
-artifacts: of all ranks (`RankProfile`) or of one (`StepTrace`).
+They read `profile.json`, which `profiling.profile.Profiler` leaves in a
+run's artifacts: of all ranks or of one.
 """
 
 import json

@@ -39,7 +39,8 @@ class Profiler:
     `folder`, and prints the table.  Else `trace.record` reads the trace of
     rank 0: `folder` gets one step of it, `trace.json.gz`, its summary,
     `profile.json`, and `writer` the measures; without a GPU the whole
-    trace.  Traces are in Chrome's format: open one at
+    trace.  Its steps count from 0, the first after `start`.  Traces are in
+    Chrome's format: open one at
     https://ui.perfetto.dev.
 
     Every rank makes one and calls `at` for every step from `start` on; with

@@ -55,7 +55,7 @@ def ranges(events: list[dict], streams: set[Stream]) -> list[Range]:
             a trace without GPU, where the host's own times are the ranges'.
 
     A range that launched nothing there is left out.  A trace that holds no
-    launches (see `trace_pack`) has the ranges ready.
+    launches (see `shrink.pack`) has the ranges ready.
     """
     category, launched = "user_annotation", {}
     if streams:

@@ -68,7 +68,7 @@ def summarise_rank(path: str | Path, first: int = 0) -> RankSummary:
     `numbers` is about the step in the middle, so that its times add up:
     `step` (its number), the fields of `trace.measure_window`, `begin_us`
     (on the machine's clock), `groups` (ms of each of
-    `trace_groups.GROUPS`; messages that are under way at once count once),
+    `groups.GROUPS`; messages that are under way at once count once),
     `kernels` (the longest), `timeline` (see
     `trace.timeline`), `ranges` ([name, begin, length] in ms), `memory`
     (see `memory_timeline`), and `shortest_kept_us`, below which the trace

@@ -1,7 +1,7 @@
 """Where the time of a step goes: compute, communication, overlap, idle.
 
 What runs on the GPU is sorted into compute, communication and the rest, as
-`trace_events.activities` says.  A communication kernel also waits: its time
+`events.activities` says.  A communication kernel also waits: its time
 holds the time until the slowest rank arrives.
 """
 

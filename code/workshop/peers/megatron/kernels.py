@@ -15,7 +15,7 @@ def parts(profile: Mapping) -> dict[str, float]:
     """Return the ms of a step, the mean over the ranks.
 
     Args:
-        profile: what `profile_report.write` wrote to `profile.json`.
+        profile: what `profiling.report.write` wrote to `profile.json`.
 
     Returns:
         `PARTS`, which overlap nowhere but in the step, and the groups of

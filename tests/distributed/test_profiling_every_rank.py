@@ -1,5 +1,6 @@
 """Two ranks of a small pipeline under the profiler: what is found is true."""
 
+import gzip
 import json
 
 import pytest
@@ -173,3 +174,26 @@ def test_the_table_names_every_rank_and_group(recorded):
     for words in ("step 16 of the run", "exposed", "rank 1", "attention",
                   "the longest operations", "unequal stages"):  # fmt: skip
         assert words in text
+
+
+def alone(rank: int, world: int, folder: str) -> list[int]:
+    """Count steps under a profiler of rank 0 alone; return its pauses."""
+    job = Job(rank, world, torch.device("cpu"))
+    with MetricsWriter(None) as writer:
+        profiler = Profiler(folder, job, 0, 1, writer, every_rank=False)
+        paused = []
+        for step in range(PROFILED + 3):
+            if profiler.at(step):
+                paused.append(step)
+            torch.ones(8, 8) @ torch.ones(8, 8)
+    return paused
+
+
+def test_a_profile_of_rank_0_alone_asks_nothing_of_the_others(
+    pool2: Pool, tmp_path
+):
+    assert pool2.run(alone, str(tmp_path)) == [[1, 3, 1 + PROFILED], []]
+    (kept,) = tmp_path.iterdir()
+    assert kept.name == "trace.json.gz"
+    events = json.loads(gzip.decompress(kept.read_bytes()))["traceEvents"]
+    assert any(event.get("name") == "aten::mm" for event in events)
