@@ -1,5 +1,6 @@
 """`workshop runs`: list, show, submit and check the recorded runs."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from workshop import paths
-from workshop.cli import runs_submit
+from workshop.cli import run_tables, runs_submit
 from workshop.errors import fail, one_sentence
 from workshop.records import check as checking
 from workshop.records import experiments as describe
@@ -63,23 +64,23 @@ def show(
     log: Annotated[
         bool, typer.Option("--log", help="Print the whole log as well.")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the record, for programs.")
+    ] = False,
     records: Records = None,
 ) -> None:
     """Show one run: provenance, command and summary."""
     run = load.load(name, records)
-    console = Console()
+    if as_json:
+        print(json.dumps(run.record, indent=1, ensure_ascii=False))
+        return
+    console = run_tables.console()
     console.print(run.provenance(), soft_wrap=True, highlight=False)
     console.print(f"state    {_coloured(run.status)} {run.finding.problem}")
     console.print(f"folder   {run.folder}", soft_wrap=True)
     console.print(f"command  {run.record['command']}", soft_wrap=True)
-    table = Table(box=None)
-    for column in ("metric", "median", "min", "max", "repeats", "unit"):
-        right = column in ("median", "min", "max", "repeats")
-        table.add_column(column, justify="right" if right else "left")
-    for key, entry in run.summary.items():
-        numbers = [f"{entry[part]:.6g}" for part in ("median", "min", "max")]
-        table.add_row(key, *numbers, str(entry["repeats"]), entry["unit"])
-    console.print(table)
+    for table in run_tables.tables(run.summary):
+        console.print(table)
     if log:
         print(run.log, end="")
 
