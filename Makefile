@@ -8,7 +8,7 @@
 VENV := .venv/bin/python
 PYTEST := $(VENV) -m pytest
 # Two workers, each with its own ranks and its own Slurm cluster.
-WORKERS := -n 2 --dist worksteal
+WORKERS := -n 2 --dist loadfile
 export PYTHON TORCH_INDEX
 # A path may be of letters that the locale does not know.
 export PYTHONUTF8 := 1
