@@ -45,7 +45,8 @@ _NORM = r"layer_?norm|GammaBeta|RowwiseMoments|cuComputeGradInput"
 _ELEMENTWISE = (
     r"^triton_(poi|red|per)_|elementwise_kernel|reduce_kernel|CatArray"
     r"|softmax|radix_?sort|::(cub|thrust)::|compute_grad_weight"
-    r"|sum_and_scatter|partial_segments|gather_kernel|krn_partial|indexSelect|index_|embedding|triu_tril"
+    r"|sum_and_scatter|partial_segments|gather_kernel|krn_partial"
+    r"|indexSelect|index_|embedding|triu_tril"
     r"|nll_loss|lerp|distribution_|^(aten|prims)::"
 )
 
