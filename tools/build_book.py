@@ -40,7 +40,7 @@ def environment() -> dict[str, str]:
 def slurm_answers(env: dict[str, str]) -> bool:
     """Say whether a Slurm is up: the site's own, or the local cluster."""
     program = (
-        "import sys; from workshop import cluster; "
+        "import sys; from workshop.slurm import local as cluster; "
         "sys.exit(not cluster.available())"
     )
     done = subprocess.run(
