@@ -10,12 +10,12 @@ from hybrid_cases import Case, Training, Unequal, assemble, train_dense
 from hybrid_cases import train_rank as train
 from parity import TOLERANCE, Mismatch
 from parity import compare as tensors
-from pool import Pool
+from pool import LIMIT, Pool
 
 CHECKS = ("report", "gradients", "copies", "weights")
 
 
-def verify(pool: Pool, cases: list[Case], timeout: float = 60) -> None:
+def verify(pool: Pool, cases: list[Case], timeout: float = LIMIT) -> None:
     """Train the cases on all ranks of the pool, and compare each.
 
     Raises:

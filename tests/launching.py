@@ -16,11 +16,8 @@ from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from pool import fork_server
+from pool import LIMIT, fork_server
 from torch.distributed import TCPStore
-
-LIMIT = 240
-"""Seconds that a program may take, on a busy machine."""
 
 
 def program(name: str) -> Path:

@@ -28,8 +28,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import pytest
 from shared_gpu import sharing
+
+LIMIT = 240.0
+"""Seconds that ranks have where a test says nothing, on a busy machine."""
 
 GRACE = 3.0
 """Seconds that the other ranks have to answer after one has failed."""
@@ -143,7 +145,7 @@ class Pool:
     _folder: str = ""
 
     def run(
-        self, function: Callable[..., Any], *args: Any, timeout: float = 60
+        self, function: Callable[..., Any], *args: Any, timeout: float = LIMIT
     ) -> list[Any]:
         """Call `function(rank, world, *args)` on all ranks together.
 
@@ -205,7 +207,7 @@ class Pool:
             process.start()
             theirs.close()
             self._ranks.append((process, ours))
-        self._collect("the start of the ranks", timeout=120)
+        self._collect("the start of the ranks", LIMIT)
 
     def _collect(self, name: str, timeout: float) -> list[bytes]:
         """Wait for one answer of every rank, or explain what came instead."""
@@ -276,24 +278,3 @@ class Pool:
             calls.close()
         self._ranks.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="session")
-def pool2() -> Iterator[Pool]:
-    """Two ranks for the session."""
-    with Pool(2) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="session")
-def pool4() -> Iterator[Pool]:
-    """Four ranks for the session."""
-    with Pool(4) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="module")
-def pool8() -> Iterator[Pool]:
-    """Eight ranks for one module: few tests need them."""
-    with Pool(8) as pool:
-        yield pool

@@ -74,16 +74,16 @@ def of_eight() -> list[Case]:
 
 @pytest.mark.parametrize("make", [cases, variants])
 def test_two_ranks(pool2: Pool, make) -> None:
-    verify(pool2, make(2), timeout=120)
+    verify(pool2, make(2))
 
 
 @pytest.mark.parametrize("make", [cases, variants])
 def test_four_ranks(pool4: Pool, make) -> None:
-    verify(pool4, make(4), timeout=240)
+    verify(pool4, make(4))
 
 
 def test_eight_ranks(pool8: Pool) -> None:
-    verify(pool8, of_eight(), timeout=120)
+    verify(pool8, of_eight())
 
 
 @pytest.mark.long
@@ -102,7 +102,7 @@ def test_compiled_blocks_in_four_ranks(pool4: Pool) -> None:
         of(4, pp=2, m=2),
         of(4, tp=2, m=2),
     ]
-    verify(pool4, [Case(layout, compiled=True) for layout in layouts], 240)
+    verify(pool4, [Case(layout, compiled=True) for layout in layouts])
 
 
 def test_every_layout_is_there() -> None:

@@ -95,7 +95,7 @@ def test_four_ranks_from_any_layout_to_any(
 
 def verify(pool: Pool, case: Case, pairs: Pairs) -> None:
     """Compare what each pair of layouts ends with, with the dense model."""
-    by_rank = pool.run(switch, case, pairs, timeout=240)
+    by_rank = pool.run(switch, case, pairs)
     dense = train_dense(case)
     ends = [after for others in pairs.values() for after in others]
     for after, ranks in zip(ends, zip(*by_rank, strict=True), strict=True):

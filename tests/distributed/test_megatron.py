@@ -59,7 +59,7 @@ def pool() -> Iterator[Pool]:
 
 def train(pool: Pool, case: Case) -> list[Held]:
     """Run a case; the first one imports megatron-core."""
-    return pool.run(megatron_cases.train_rank, case, timeout=120)
+    return pool.run(megatron_cases.train_rank, case)
 
 
 def verify(case: Case, ranks: list[Held]) -> None:
@@ -151,7 +151,7 @@ def test_the_contestants_learn_alike(pool: Pool, layout: str) -> None:
 
     def reports(name: str, dtype: torch.dtype) -> list[float]:
         arguments = (name, layout, dtype)
-        ranks = pool.run(megatron_cases.take_steps, *arguments, timeout=120)
+        ranks = pool.run(megatron_cases.take_steps, *arguments)
         assert all(rank == pytest.approx(ranks[0]) for rank in ranks)
         return ranks[0]
 

@@ -67,12 +67,12 @@ def test_cells_run_on_two_ranks_that_die_with_the_kernel() -> None:
         with pytest.raises(CellExecutionError, match="planted on rank 1"):
             run(failing)
         assert run(again) == []
-        _, alive = psutil.wait_procs(first, timeout=10)
+        _, alive = psutil.wait_procs(first, timeout=60)
         assert not alive
         second = processes_of(kernel)
         assert len(second) >= 2
         kernel.kill()
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while any(p.is_running() for p in second):
             assert time.monotonic() < deadline, [p.cmdline() for p in second]
             time.sleep(0.1)

@@ -190,6 +190,6 @@ def compiled(rank: int, world: int) -> tuple[float, float]:
 
 
 def test_compiled_blocks_give_the_same_gradients(pool2: Pool) -> None:
-    for loss, gradient in pool2.run(compiled, timeout=180):
+    for loss, gradient in pool2.run(compiled):
         assert loss < 1e-12
         assert gradient < 1e-9

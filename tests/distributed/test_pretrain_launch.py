@@ -81,8 +81,8 @@ def everyone(process):
 
 
 def survivors(processes):
-    """Return those that still run after a grace of ten seconds."""
-    _, running = psutil.wait_procs(processes, timeout=10)
+    """Return those that still run after a minute."""
+    _, running = psutil.wait_procs(processes, timeout=60)
     return [p for p in running if p.status() != psutil.STATUS_ZOMBIE]
 
 

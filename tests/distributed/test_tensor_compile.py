@@ -83,7 +83,7 @@ def test_a_compiled_model_is_the_same_and_sends_the_same(
         Case(dropout=0.1, backend="aot_eager"),
         Case(sequence_parallel=True, backend="aot_eager"),
     ]
-    ranks = pool2.run(train_rank, cases, timeout=120)
+    ranks = pool2.run(train_rank, cases)
     for case, of_case in zip(cases, zip(*ranks, strict=True), strict=True):
         verify(case, list(of_case))
 

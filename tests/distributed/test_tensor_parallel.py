@@ -47,7 +47,7 @@ CASES = {
 
 
 def all_cases(pool: Pool) -> dict[str, list[Training]]:
-    ranks = pool.run(train_rank, list(CASES.values()), timeout=120)
+    ranks = pool.run(train_rank, list(CASES.values()))
     by_case = zip(*ranks, strict=True)
     return dict(zip(CASES, map(list, by_case), strict=True))
 

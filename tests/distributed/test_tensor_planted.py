@@ -18,7 +18,7 @@ from tensor_cases import Case, Training, train_rank, verify
 def trainings(pool2: Pool) -> dict[str, list[Training]]:
     """Train with every bug, all in one call; ranks' trainings by name."""
     assert pool2.world == RANKS
-    ranks = pool2.run(train_rank, [bug.case for bug in BUGS], timeout=120)
+    ranks = pool2.run(train_rank, [bug.case for bug in BUGS])
     by_bug = zip(*ranks, strict=True)
     return {
         bug.name: list(of_bug)
