@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tarfile
 
 import pytest
 import runs_folder
@@ -225,7 +226,9 @@ def test_list_and_show(workshop):
     shown = invoke("show", NAME, "--log")
     assert shown.exit_code == 0
     assert "python -m toy good" in shown.stdout
-    assert "busbw{bytes=1024}" in shown.stdout
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    place = lines.index(["busbw"])
+    assert lines[place + 1][0] == "bytes" and lines[place + 2][0] == "1024"
     assert "sha256 record" in shown.stdout
     assert invoke("show", "lab1/toys").exit_code == 2
 
@@ -244,3 +247,18 @@ def test_body_of_a_record_is_hashed_whatever_the_order_of_its_keys(workshop):
     found = load.load(NAME).record
     turned = dict(reversed(list(json.loads(json.dumps(found)).items())))
     assert records.body_digest(turned) == records.body_digest(found)
+
+
+@pytest.mark.parametrize("kind", ["above", "absolute", "link"])
+def test_an_archive_that_reaches_outside_is_refused(workshop, tmp_path, kind):
+    archive, outside = tmp_path / "bad.tar.gz", tmp_path / "outside.txt"
+    name = {"above": "../../outside.txt", "absolute": str(outside)}
+    with tarfile.open(archive, "w:gz") as tar:
+        member = tarfile.TarInfo(name.get(kind, "lab1/toy/log.txt"))
+        if kind == "link":
+            member.type, member.linkname = tarfile.SYMTYPE, str(outside)
+        tar.addfile(member)
+    done = invoke("unpack", str(archive))
+    assert done.exit_code == 2
+    assert "no plain file of a record" in done.output
+    assert not outside.exists()

@@ -3,7 +3,7 @@
 import shutil
 import tarfile
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from workshop.errors import UserError
 from workshop.records import check, record, schema
@@ -44,7 +44,7 @@ def unpack(
         folder = Path(made)
         try:
             with tarfile.open(archive, "r:gz") as tar:
-                tar.extractall(folder, filter="data")
+                _extract(tar, folder)
         except (OSError, EOFError, tarfile.TarError) as error:
             raise UserError(
                 f"{archive} cannot be unpacked ({error}): pack it again "
@@ -62,6 +62,23 @@ def unpack(
         for finding in findings:
             _replace(folder / finding.name, records, finding)
     return findings
+
+
+def _extract(tar: tarfile.TarFile, folder: Path) -> None:
+    """Write the files of an archive: plain ones, and inside the folder.
+
+    The filters of `tarfile` are not there before Python 3.11.4.
+    """
+    for member in tar:
+        path = PurePosixPath(member.name)
+        outside = path.is_absolute() or ".." in path.parts
+        if outside or not (member.isfile() or member.isdir()):
+            raise tarfile.TarError(f"{path} is no plain file of a record")
+        if member.isfile():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tar.extractfile(member) as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file)
 
 
 def _replace(source: Path, records: Path, finding: check.Finding) -> None:
