@@ -14,13 +14,13 @@ import torch.distributed as dist
 
 from workshop.bench.contestants import LR
 from workshop.data.batches import Batches
-from workshop.estimate.flops import flops_per_token
 from workshop.estimate.hardware import peak_flops
 from workshop.job.clock import StepClock
 from workshop.job.launch import Job, together
 from workshop.job.metrics import MetricsWriter, metrics_path
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS, size_of
+from workshop.training.report import flops_of
 from workshop.training.text import prepare
 from workshop.training.trainer import Trainer
 
@@ -77,20 +77,14 @@ class Bench:
         # A comparison measures time and not what is learnt: a MiB will do.
         text = prepare(job, args.model, corpus_mib=1.0)
         self.tokens = text.training
-        parameters = size_of(self.config)
-        self.flops = flops_per_token(
-            parameters,
-            self.config.layers,
-            self.config.hidden,
-            self.config.sequence,
-        )
+        self.flops = flops_of(self.config)
         path = metrics_path(None) if job.first else None
         self.writer = together(lambda: MetricsWriter(path))
         self.writer.meta(
             **meta,
             world_size=job.world_size,
             device=job.device_name,
-            parameters=parameters,
+            parameters=size_of(self.config),
             flops_per_token=self.flops,
             peak_flops=peak_flops(job.device_name),
             **text.described(),

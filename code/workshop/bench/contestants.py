@@ -1,6 +1,7 @@
 """Contestants of a comparison: the same GPT in different layouts."""
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -77,15 +78,19 @@ def alone(job: Job) -> Groups:
 
 def our_trainer(
     config: GPTConfig,
-    job: Job,
+    device: torch.device,
     groups: Groups,
     compiled: bool,
     data_parallel: str = "overlapped",
+    **options: Callable,
 ) -> LayoutTrainer:
-    """Return this repository's contestant: on CUDA its weights are bf16."""
-    precision = "bf16-weights" if job.device.type == "cuda" else "float32"
+    """Return this repository's contestant: on CUDA its weights are bf16.
+
+    `options` are others of `LayoutTrainer`.
+    """
+    precision = "bf16-weights" if device.type == "cuda" else "float32"
     return LayoutTrainer(
-        lambda: seeded(config, SEED, job.device),
+        lambda: seeded(config, SEED, device),
         groups,
         Recipe(
             precision=precision,
@@ -93,6 +98,7 @@ def our_trainer(
             data_parallel=data_parallel,
             backend="inductor" if compiled else None,
         ),
+        **options,
     )
 
 
@@ -108,7 +114,7 @@ def trainer_of(
     groups = (
         alone(job) if contestant.alone else make_groups(contestant.layout)
     )
-    return our_trainer(config, job, groups, compiled)
+    return our_trainer(config, job.device, groups, compiled)
 
 
 def forget() -> None:

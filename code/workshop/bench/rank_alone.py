@@ -21,13 +21,12 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from workshop import collectives
-from workshop.bench.contestants import CLIP, LR, SEED
+from workshop.bench.contestants import LR, our_trainer
 from workshop.estimate.pipeline import in_flight
 from workshop.groups import Groups, make_groups
 from workshop.layout import Layout
-from workshop.models.gpt import GPTConfig, seeded
-from workshop.training.layout_trainer import LayoutTrainer
-from workshop.training.trainer import Recipe
+from workshop.models.gpt import GPTConfig
+from workshop.training.whole_model import WholeModel
 
 
 @contextmanager
@@ -97,17 +96,14 @@ class RankAlone:
         self.first = self.stage == 0
         self.last = self.stage == self.layout.pp - 1
         self.device = device
-        cuda = device.type == "cuda"
-        self.trainer = LayoutTrainer(
-            lambda: seeded(config, SEED, device),
+        self.trainer = our_trainer(
+            config,
+            device,
             groups,
-            Recipe(
-                precision="bf16-weights" if cuda else "float32",
-                clip=CLIP,
-                data_parallel="overlapped-collective",
-                backend="inductor" if compiled else None,
-            ),
-            make_runner=lambda parts, groups: None,
+            compiled,
+            "overlapped-collective",
+            # It has a stage perhaps, and nobody to send to.
+            make_runner=lambda parts, groups: WholeModel(parts.models[0]),
         )
         (self.module,), (self.model,) = (
             self.trainer.chunks,

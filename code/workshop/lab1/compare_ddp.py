@@ -98,7 +98,7 @@ class Comparison(Bench):
         way = OURS[name]
         return our_trainer(
             self.config,
-            self.job,
+            self.job.device,
             self.groups if way else self.alone,
             self.args.compile,
             way or "overlapped",

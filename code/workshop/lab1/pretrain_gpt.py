@@ -27,13 +27,17 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from workshop.data.batches import Batches
 from workshop.errors import UserError
 from workshop.groups import Groups, make_groups
 from workshop.job.failures import joined, memory_explained
 from workshop.job.launch import Job, together
 from workshop.job.metrics import MetricsWriter, metrics_path
-from workshop.lab1.pretrain_options import layout_of, parse, recipe_of
+from workshop.lab1.pretrain_options import (
+    layout_of,
+    parse,
+    recipe_of,
+    text_of,
+)
 from workshop.models.gpt import CONFIGS, seeded, size_of
 from workshop.parallel.random_streams import seed_streams
 from workshop.training import fit
@@ -41,7 +45,7 @@ from workshop.training.checkpoints import Checkpoints
 from workshop.training.layout_trainer import LayoutTrainer
 from workshop.training.loop import Options, Profiler, train
 from workshop.training.report import Reporter
-from workshop.training.text import Text, prepare
+from workshop.training.text import Text
 
 
 def main() -> None:
@@ -56,14 +60,7 @@ def run(job: Job, args: Namespace) -> None:
     warning = fit.warning(layout)
     if warning and job.first:
         print(warning, file=sys.stderr, flush=True)
-    text = prepare(
-        job,
-        args.model,
-        args.corpus,
-        args.hf_dataset,
-        args.corpus_mib,
-        args.vocabulary,
-    )
+    text = text_of(job, args)
     parameters = size_of(CONFIGS[args.model])
     with memory_explained(parameters, layout.tp, layout.pp, job.device):
         train_on(job, args, make_groups(layout), text)
@@ -78,14 +75,7 @@ def train_on(job: Job, args: Namespace, groups: Groups, text: Text) -> None:
     seed_streams(args.seed + 1, layout, groups.at)
     checkpoints = checkpoints_of(args, job, trainer, text)
     start = checkpoints.resume() if args.resume else 0
-    batches = [
-        together(
-            lambda tokens=tokens: Batches.of_layout(
-                tokens, config.sequence, layout, groups.at.dp, args.seed
-            )
-        )
-        for tokens in (text.training, text.held_out)
-    ]
+    batches = text.batches(config.sequence, layout, groups.at.dp, args.seed)
     writer = together(lambda: writer_of(args, job, start))
     profiler, slow = together(lambda: profiler_of(args, job, writer, start))
     reporter = Reporter.of_run(

@@ -14,17 +14,15 @@ from argparse import Namespace
 
 import torch
 
-from workshop.data.batches import Batches
 from workshop.job.failures import joined
 from workshop.job.launch import Job, together
 from workshop.job.metrics import MetricsWriter, metrics_path
 from workshop.lab1.megatron_options import TAKEN, parse
-from workshop.lab1.pretrain_options import layout_of
+from workshop.lab1.pretrain_options import layout_of, text_of
 from workshop.models.gpt import CONFIGS, seeded
 from workshop.peers.megatron.available import require
 from workshop.training.loop import Options, train
 from workshop.training.report import Reporter
-from workshop.training.text import prepare
 
 
 def main() -> None:
@@ -42,23 +40,9 @@ def run(job: Job, args: Namespace) -> None:
 
     config = CONFIGS[args.model]
     layout = together(lambda: layout_of(args, job.world_size))
-    text = prepare(
-        job,
-        args.model,
-        args.corpus,
-        args.hf_dataset,
-        args.corpus_mib,
-        args.vocabulary,
-    )
+    text = text_of(job, args)
     index = layout.coordinate(job.rank).dp
-    batches = [
-        together(
-            lambda tokens=tokens: Batches.of_layout(
-                tokens, config.sequence, layout, index, args.seed
-            )
-        )
-        for tokens in (text.training, text.held_out)
-    ]
+    batches = text.batches(config.sequence, layout, index, args.seed)
     path = metrics_path(args.metrics) if job.first else None
     writer = together(lambda: MetricsWriter(path))
     reporter = Reporter.of_run(

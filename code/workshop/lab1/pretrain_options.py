@@ -4,6 +4,7 @@ import argparse
 from typing import NoReturn
 
 from workshop.errors import UserError
+from workshop.job.launch import Job
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
 from workshop.parallel.data.ways import WAYS
@@ -12,7 +13,9 @@ from workshop.training.fit import check_fit
 from workshop.training.text import (
     TOKENIZER,
     TOKENIZER_OF_TINY,
+    Text,
     default_vocabulary,
+    prepare,
 )
 from workshop.training.trainer import Recipe
 
@@ -181,6 +184,18 @@ def layout_of(args: argparse.Namespace, world_size: int) -> Layout:
     )
     check_fit(CONFIGS[args.model], layout, args.data_parallel)
     return layout
+
+
+def text_of(job: Job, args: argparse.Namespace) -> Text:
+    """Return the text that the arguments ask for; all ranks call it."""
+    return prepare(
+        job,
+        args.model,
+        args.corpus,
+        args.hf_dataset,
+        args.corpus_mib,
+        args.vocabulary,
+    )
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:

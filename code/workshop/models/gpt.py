@@ -7,6 +7,7 @@ outside. Radford et al. 2019 give the shape; Shoeybi et al. 2019
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -208,6 +209,7 @@ def seeded(config: GPTConfig, seed: int, device: torch.device) -> GPT:
         return GPT(config)
 
 
+@cache
 def size_of(config: GPTConfig) -> int:
     """Return a model's parameters without making it, a tied one once."""
     with torch.device("meta"):

@@ -58,11 +58,7 @@ def listed(experiment: Experiment, root: Path) -> set[str]:
 
 def measured(loaded: set[str]) -> set[str]:
     """Return those of the loaded sources that can change a number."""
-    return {
-        name
-        for name in loaded
-        if name in ALWAYS or not name.startswith(IGNORED)
-    }
+    return {name for name in loaded if not name.startswith(IGNORED)}
 
 
 def hashes(names: set[str], root: Path) -> dict[str, str]:

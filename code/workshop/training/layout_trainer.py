@@ -18,6 +18,26 @@ from workshop.training.trainer import MicroBatch, Recipe, Trainer
 from workshop.training.whole_model import WholeModel
 
 
+def runner_of(parts: Spread, groups: Groups) -> Any:
+    """Return what runs micro-batches: a `WholeModel` or a `Pipeline`."""
+    layout = groups.layout
+    if layout.pp == 1:
+        return WholeModel(parts.models[0])
+    from workshop.parallel.pipeline.executor import Pipeline
+    from workshop.parallel.pipeline.schedule import make_schedule
+
+    schedule = make_schedule(
+        layout.schedule,
+        layout.pp,
+        layout.num_microbatches,
+        layout.virtual_stages,
+    )
+    config = parts.chunks[0].config
+    share = layout.tp if layout.sequence_parallel else 1
+    shape = (layout.micro_batch, config.sequence // share, config.hidden)
+    return Pipeline(parts.models, schedule, groups.pp, shape=shape)
+
+
 class LayoutTrainer(Trainer):
     """A dense model spread over the ranks of a layout, and its optimizer.
 
@@ -44,7 +64,7 @@ class LayoutTrainer(Trainer):
         groups: Groups,
         recipe: Recipe,
         make_optimizer: Callable[..., Optimizer] = make_optimizer,
-        make_runner: Callable[[Spread, Groups], Any] | None = None,
+        make_runner: Callable[[Spread, Groups], Any] = runner_of,
         take_over: Callable[[GPT, Groups, Recipe], Spread] = spread,
     ) -> None:
         self.groups, self.recipe = groups, recipe
@@ -53,7 +73,7 @@ class LayoutTrainer(Trainer):
         self.placement = parts.placement
         self.parameters = parts.named_parameters()
         self.optimizer = make_optimizer(nn.ModuleList(self.chunks), lr=0.0)
-        self.runner = (make_runner or runner_of)(parts, groups)
+        self.runner = make_runner(parts, groups)
 
     def step(self, micro_batches: list[MicroBatch], lr: float) -> Tensor:
         """Queue the gradients, their norm, and the update."""
@@ -116,8 +136,7 @@ class LayoutTrainer(Trainer):
 
             for chunk in self.chunks:
                 finish_gradients(chunk, self.placement, self.groups.tp)
-        if self.runner is not None:
-            self.runner.finish_gradients()
+        self.runner.finish_gradients()
 
     def global_norm(self) -> Tensor:
         """Return the norm of the dense model's gradient, a scalar."""
@@ -129,23 +148,3 @@ class LayoutTrainer(Trainer):
             dist.all_reduce(value, group=self.groups.dp)
             value /= self.groups.layout.dp
         return value
-
-
-def runner_of(parts: Spread, groups: Groups) -> Any:
-    """Return what runs micro-batches: a `WholeModel` or a `Pipeline`."""
-    layout = groups.layout
-    if layout.pp == 1:
-        return WholeModel(parts.models[0])
-    from workshop.parallel.pipeline.executor import Pipeline
-    from workshop.parallel.pipeline.schedule import make_schedule
-
-    schedule = make_schedule(
-        layout.schedule,
-        layout.pp,
-        layout.num_microbatches,
-        layout.virtual_stages,
-    )
-    config = parts.chunks[0].config
-    share = layout.tp if layout.sequence_parallel else 1
-    shape = (layout.micro_batch, config.sequence // share, config.hidden)
-    return Pipeline(parts.models, schedule, groups.pp, shape=shape)

@@ -12,7 +12,7 @@ from workshop.job.clock import Mark
 from workshop.job.launch import Job
 from workshop.job.metrics import MetricsWriter, format_step
 from workshop.layout import Layout
-from workshop.models.gpt import CONFIGS, size_of
+from workshop.models.gpt import CONFIGS, GPTConfig, size_of
 from workshop.training.text import Text
 
 
@@ -46,14 +46,11 @@ class Reporter:
     ) -> "Reporter":
         """Return the reporter of one of `CONFIGS` in a layout."""
         config = CONFIGS[model]
-        flops = flops_per_token(
-            size_of(config), config.layers, config.hidden, config.sequence
-        )
         return cls(
             job,
             writer,
             layout.sequences * config.sequence,
-            flops,
+            flops_of(config),
             peak_flops(job.device_name),
             log_every,
             warmup_until,
@@ -128,6 +125,12 @@ class Reporter:
         """Print a line on rank 0."""
         if self.job.first:
             print(line, flush=True)
+
+
+def flops_of(config: GPTConfig) -> float:
+    """Return the operations of one token in a step, forward and backward."""
+    sizes = (config.layers, config.hidden, config.sequence)
+    return flops_per_token(size_of(config), *sizes)
 
 
 def memory_gib(device: torch.device) -> float:

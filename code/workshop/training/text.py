@@ -4,11 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from workshop.data.batches import Batches
 from workshop.data.corpus import Corpus, load_corpus
 from workshop.data.tokenizer import TrainedTokenizer, tokenizer_for
 from workshop.data.tokens import encoded
 from workshop.errors import UserError
 from workshop.job.launch import Job, together
+from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
 
 TOKENIZER_OF_TINY = 1024
@@ -23,6 +25,23 @@ class Text(NamedTuple):
     tokenizer: TrainedTokenizer
     training: np.ndarray
     held_out: np.ndarray
+
+    def batches(
+        self, sequence: int, layout: Layout, dp: int, seed: int
+    ) -> list[Batches]:
+        """Return the batches of training and of evaluation.
+
+        `dp` is the data parallel index.  Raises `UserError` on all ranks
+        when there is not one whole sequence.
+        """
+        return [
+            together(
+                lambda tokens=tokens: Batches.of_layout(
+                    tokens, sequence, layout, dp, seed
+                )
+            )
+            for tokens in (self.training, self.held_out)
+        ]
 
     def described(self) -> dict[str, object]:
         """Return what a record says of it."""

@@ -108,7 +108,7 @@ class NaivePipeline:
         self.trace: list[Operation] = []
         # A loss is never narrower than float32, whatever the weights are.
         wide = torch.promote_types(self.buffer["dtype"], torch.float32)
-        self.loss = torch.zeros((), **{**self.buffer, "dtype": wide})
+        self.loss = torch.zeros((), dtype=wide, device=self.buffer["device"])
         mine = schedule[self.rank]
         received = self._hand_over(None, None, mine[0])
         for operation, following in zip_longest(mine, mine[1:]):
