@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from workshop.notebook import recorded
-from workshop.records import check
+from workshop.records import check, job
 from workshop.records import experiments as describe
 from workshop.slurm import jobs
 
@@ -141,6 +141,37 @@ def test_too_many_gpus_and_too_little_budget_submit_nothing(workshop):
     assert short.returncode == 0
     assert "call this again" in short.stderr
     assert not list((workshop / "slurm" / "logs").iterdir())
+
+
+def test_two_calls_take_what_is_stale_as_far_as_the_budget_goes(
+    workshop, monkeypatch
+):
+    toy = {"kind": "good", "repeats": 1, "timeout": "30s", "needs_gpus": 0}
+    second = runs_folder.TOML.format(name="lab1/second", **toy)
+    first = 'priority = 1\nexpected = "2s"\n'
+    more = f'{first}{second}priority = 2\nexpected = "25s"\n'
+    runs_folder.describe_toy(workshop, repeats=1, more=more)
+    with monkeypatch.context() as patch:
+        runs_folder.enter(patch, workshop)
+        for name in (NAME, "lab1/second"):
+            job.run(describe.read()[name], False, workshop / "book" / "runs")
+    fresh = submit("--stale", "--budget", "40s")
+    assert "nothing to submit" in fresh.stdout, fresh.stderr
+    helper = workshop / "code" / "helper_of_toy.py"
+    helper.write_text(helper.read_text().replace("100.0", "200.0"))
+    # Two seconds fit into 40 less what a submission takes, 25 more do not.
+    done = submit("--stale", "--budget", "40s")
+    assert (done.returncode, done.stdout.count("recorded by job")) == (0, 1)
+    assert f"{NAME}: recorded" in done.stdout
+    assert "lab1/second takes about 25 s" in done.stderr
+    assert "call this again" in done.stderr
+    rest = submit("--stale", "--budget", "50s")
+    assert (rest.returncode, rest.stdout.count("recorded by job")) == (0, 1)
+    assert "lab1/second: recorded" in rest.stdout
+    for name in (NAME, "lab1/second"):
+        summary = record(workshop, name)["summary"]
+        assert summary["tokens_per_s"]["values"] == [600]
+    assert "nothing to submit" in submit("--stale").stdout
 
 
 def test_a_recorded_cell_submits_the_small_size(
