@@ -33,9 +33,7 @@ SMALL = {
     "workshop.lab1.check_layouts": "--steps 1",
     "workshop.lab1.compare_layouts": "--small --rounds 1",
     "workshop.lab1.sweep_pipeline": "--small",
-    "workshop.lab1.out_of_memory": (
-        "--small --steps 1 --micro-batches 16 32768"
-    ),
+    "workshop.lab1.out_of_memory": "--small --micro-batches 32768",
 }
 SLOW = ("--compile", "--trace")
 OWN_FOLDER = ("--checkpoint", "--metrics", "--out", "--output")
@@ -111,9 +109,14 @@ def test_a_training_command_runs(command, tmp_path) -> None:
     assert done.stdout.strip()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("launcher", ["torchrun", "python"])
 def test_a_launcher_itself_starts_a_training(launcher, tmp_path) -> None:
-    """One launch of a kind; the other commands run without it above."""
+    """One launch of a kind; the other commands run without it above.
+
+    `make test` launches torchrun in the tests of kills and of Slurm's
+    scripts, and python in the one of memory that runs out.
+    """
     command = next(c for c in training() if program(c.words) == launcher
                    and module_of(c.words)[0].endswith("pretrain_gpt"))  # fmt: skip
     module, _ = module_of(command.words)

@@ -48,12 +48,12 @@ def pools(pool2: Pool, pool4: Pool) -> Iterator[dict[int, Pool]]:
     ("ranks", "optimizer", "num_microbatches"),
     [
         (1, "sgd", 3),
-        (2, "sgd", 1),
         (2, "sgd", 3),
         (2, "adamw", 1),
-        (2, "adamw", 3),
+        pytest.param(2, "sgd", 1, marks=pytest.mark.long),
+        pytest.param(2, "adamw", 3, marks=pytest.mark.long),
         (4, "sgd", 3),
-        (4, "adamw", 1),
+        pytest.param(4, "adamw", 1, marks=pytest.mark.long),
     ],
 )
 @pytest.mark.parametrize("awkward", [False, True], ids=["gpt", "awkward"])
