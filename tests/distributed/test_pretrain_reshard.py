@@ -64,9 +64,9 @@ def test_the_same_layout_resumes_bit_for_bit(saved, tmp_path, name):
     resumed = train(name, link(folder, tmp_path), "--resume")
     assert resumed[-2:] == whole[-2:]
     last = whole[-1][0]
-    found, due = state(tmp_path, last), state(folder, last)
-    assert found.pop("layout") == due.pop("layout")
-    torch.testing.assert_close(found, due, rtol=0, atol=0)
+    resumed, due = state(tmp_path, last), state(folder, last)
+    assert resumed.pop("layout") == due.pop("layout")
+    torch.testing.assert_close(resumed, due, rtol=0, atol=0)
 
 
 def following(name):

@@ -136,7 +136,7 @@ def test_partial_gradients_travel_as_one_message(pool2: Pool) -> None:
 def mappings(rank: int, world: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Return output and input's gradient of each mapping."""
     group = dist.group.WORLD.group_name
-    found = {}
+    mapped = {}
     for mapping in (
         copy_to,
         reduce_from,
@@ -151,8 +151,8 @@ def mappings(rank: int, world: int) -> dict[str, tuple[Tensor, Tensor]]:
         x.requires_grad_()
         y = mapping(x, group)
         y.backward(torch.arange(y.numel()).view_as(y) * (rank + 1.0))
-        found[mapping.__name__] = y.detach(), x.grad
-    return found
+        mapped[mapping.__name__] = y.detach(), x.grad
+    return mapped
 
 
 def check_mapping(

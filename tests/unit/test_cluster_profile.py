@@ -94,9 +94,9 @@ LINE = (
 
 def test_fields_of_a_job_are_told_apart(monkeypatch) -> None:
     scripted(monkeypatch, LINE.format("RUNNING", "0:0"))
-    found = jobs.info(7)
-    assert found["JobName"] == "a b" and found["TRES"] == "cpu=2,mem=3"
-    assert found["ReqB:S:C:T"] == "0:0:*:*" and found["Power"] == ""
+    job = jobs.info(7)
+    assert job["JobName"] == "a b" and job["TRES"] == "cpu=2,mem=3"
+    assert job["ReqB:S:C:T"] == "0:0:*:*" and job["Power"] == ""
 
 
 @pytest.mark.parametrize(

@@ -93,16 +93,16 @@ def test_the_pipeline_takes_as_long_as_simulated(name, p, m, v, heavier):
     ranks = [sum(3 * cost for cost in forward[r::p]) for r in range(p)]
     for message in (0.0, 0.1):
         run = simulate(schedule, forward, backward, message)
-        found = pipeline_seconds(ranks, m, v, message, name)
+        times = pipeline_seconds(ranks, m, v, message, name)
         exact = name != "1f1b" or p == 2 or not message
-        assert found["total"] == pytest.approx(
+        assert times["total"] == pytest.approx(
             run.makespan, rel=1e-9 if exact else 0.03
         )
         parts = [
-            found[key]
+            times[key]
             for key in ("compute", "imbalance", "bubble", "hand_over")
         ]
-        assert sum(parts) == pytest.approx(found["total"])
+        assert sum(parts) == pytest.approx(times["total"])
 
 
 @pytest.mark.parametrize(("name", "p", "m", "v"), SHAPES)
@@ -209,38 +209,36 @@ def test_the_parts_of_a_step_add_up(sizes):
     spread_out = Layout(micro_batch=4, **sizes)
     stages = spread(GPT_1_3B, spread_out, 0.06)
     links = {axis: LINK for axis in ("dp", "tp", "pp")}
-    found = step_time(GPT_1_3B, spread_out, stages, links, 0.01)
+    step = step_time(GPT_1_3B, spread_out, stages, links, 0.01)
     parts = ("compute", "imbalance", "bubble", "tp", "pp", "dp")
     parts += ("contention", "optimizer")
-    assert found["total"] == pytest.approx(sum(found[key] for key in parts))
+    assert step["total"] == pytest.approx(sum(step[key] for key in parts))
     m, ranks = spread_out.num_microbatches, spread_out.pp
     work = m * 0.06 / spread_out.tp / ranks
-    assert found["compute"] == pytest.approx(work)
+    assert step["compute"] == pytest.approx(work)
     for axis in ("dp", "tp", "pp"):
-        assert (found[axis] > 0) == (getattr(spread_out, axis) > 1)
-    assert (found["bubble"] > 0) == (ranks > 1)
+        assert (step[axis] > 0) == (getattr(spread_out, axis) > 1)
+    assert (step["bubble"] > 0) == (ranks > 1)
     slower = {axis: network(25) for axis in links}
     worse = step_time(GPT_1_3B, spread_out, stages, slower, 0.01)
-    assert worse["total"] > found["total"] or not sizes
+    assert worse["total"] > step["total"] or not sizes
     naive = step_time(
         GPT_1_3B, spread_out, stages, links, 0.01, overlap=False
     )
-    assert naive["total"] >= found["total"]
+    assert naive["total"] >= step["total"]
 
 
 def test_a_step_of_one_device_is_compute_and_update():
-    found = step_time(GPT_1_3B, Layout(), [(0.1, 0.2)], {}, 0.05)
-    assert found["total"] == pytest.approx(0.35)
-    assert found["tokens_per_s"] == pytest.approx(1024 / 0.35)
+    step = step_time(GPT_1_3B, Layout(), [(0.1, 0.2)], {}, 0.05)
+    assert step["total"] == pytest.approx(0.35)
+    assert step["tokens_per_s"] == pytest.approx(1024 / 0.35)
 
 
 def test_contention_slows_what_communication_runs_beside():
     spread_out = Layout(dp=2, micro_batch=16)
     stages = spread(GPT_1_3B, spread_out, 0.24)
-    found = step_time(
-        GPT_1_3B, spread_out, stages, {"dp": LINK}, slowdown=2.0
-    )
-    assert found["contention"] == pytest.approx(found["hidden_dp"] / 2)
+    step = step_time(GPT_1_3B, spread_out, stages, {"dp": LINK}, slowdown=2.0)
+    assert step["contention"] == pytest.approx(step["hidden_dp"] / 2)
 
 
 def test_the_update_moves_thirty_bytes_a_parameter():

@@ -34,8 +34,8 @@ def test_table_1_of_2021_agrees_with_itself(row) -> None:
     assert row.batch % row.data == 0
     assert round(100 * row.tflops / PEAK) == row.percent
     # Both are rounded: to 1 TFLOP/s of each GPU and to 0.1 PFLOP/s of all.
-    found = row.gpus * row.tflops / 1e3
-    assert found == pytest.approx(row.pflops, abs=row.gpus * 5e-4 + 0.05)
+    pflops = row.gpus * row.tflops / 1e3
+    assert pflops == pytest.approx(row.pflops, abs=row.gpus * 5e-4 + 0.05)
 
 
 def test_simulated_bubbles_lie_on_the_formula() -> None:

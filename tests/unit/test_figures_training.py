@@ -29,8 +29,8 @@ def compared(tmp_path):
     for name in comparison.TRACED:
         folder = tmp_path / "artifacts" / name
         folder.mkdir(parents=True)
-        found = [] if name == "alone" else [kernel]
-        profile = {"timeline": rows, "slowdown": {"kernels": found}}
+        kernels = [] if name == "alone" else [kernel]
+        profile = {"timeline": rows, "slowdown": {"kernels": kernels}}
         (folder / "profile.json").write_text(json.dumps(profile))
     events = [
         event("product", 7, 0, 9000, "kernel"),

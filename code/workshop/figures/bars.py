@@ -50,17 +50,17 @@ def bars(
         rows: the name and the profile of each bar, from above.
         split: gives the ms of every part of `colours`.
     """
-    found = [(name, split(rank)) for name, rank in rows]
-    height = 1.4 + 0.5 * len(found)
+    splits = [(name, split(rank)) for name, rank in rows]
+    height = 1.4 + 0.5 * len(splits)
     with style.drawing(width=8.0, height=height) as (figure, (axis,)):
-        left = [0.0] * len(found)
+        left = [0.0] * len(splits)
         for part, colour in colours.items():
-            widths = [times.get(part, 0.0) for _, times in found]
+            widths = [times.get(part, 0.0) for _, times in splits]
             if max(widths) < NOTHING_MS:
                 continue
             hatch = HATCHES.get(part)
             axis.barh(
-                range(len(found)),
+                range(len(splits)),
                 widths,
                 left=left,
                 height=0.62,
@@ -79,7 +79,7 @@ def bars(
                 textcoords="offset points",
                 va="center",
             )
-        axis.set_yticks(range(len(found)), [name for name, _ in found])
+        axis.set_yticks(range(len(splits)), [name for name, _ in splits])
         axis.invert_yaxis()
         axis.grid(False, axis="y")
         axis.set_axisbelow(True)

@@ -26,8 +26,8 @@ def bandwidth_curve(*runs: Record, labels: list[str] | None = None) -> Figure:
                 (right, "all_reduce_busbw"),
             ):
                 points = sorted(
-                    (int(found["bytes"]), entry)
-                    for found, entry in values(run, name)
+                    (int(point["bytes"]), entry)
+                    for point, entry in values(run, name)
                 )
                 _with_range(axis, points, look)
             _model(left, run, look["color"])
@@ -62,18 +62,18 @@ def p2p_matrix(
     run: Record, node: int = 0, direction: str = "unidirectional"
 ) -> Figure:
     """Draw the GB/s of every copy of a node, direct beside staged."""
-    found = [
+    copies = [
         (labels, entry["median"])
         for labels, entry in values(run, "p2p_bandwidth")
         if labels["node"] == str(node) and labels["direction"] == direction
     ]
-    if not found:
+    if not copies:
         raise UserError(
             f"the run {run.name} measured no {direction} copies on node "
             f"{node}: choose a node and a direction that it has"
         )
-    size = 1 + max(int(labels["from"]) for labels, _ in found)
-    largest = max(value for _, value in found)
+    size = 1 + max(int(labels["from"]) for labels, _ in copies)
+    largest = max(value for _, value in copies)
     with style.drawing(2, width=7.2) as (figure, axes):
         for axis, path in zip(axes, ("direct", "staged"), strict=True):
             axis.set_title(f"{path}, GB/s")
@@ -85,7 +85,7 @@ def p2p_matrix(
             axis.set_ylim(size - 0.5, -0.5)
             axis.set_aspect("equal")
             axis.grid(False)
-            for labels, value in found:
+            for labels, value in copies:
                 if labels["path"] == path:
                     at = int(labels["to"]), int(labels["from"])
                     _cell(axis, at, value, value / largest)

@@ -29,17 +29,17 @@ KINDS = {"compute": style.COMPUTE, "communication": style.COMMUNICATION}
 
 def contestants(run: Record) -> Figure:
     """Draw the TFLOP/s per GPU of each way to train, with its range."""
-    found = {
+    speeds = {
         labels["contestant"]: entry
         for labels, entry in values(run, "tflops_per_gpu")
     }
-    names = [name for name in LABELS if name in found]
+    names = [name for name in LABELS if name in speeds]
     with style.drawing(width=7.5, height=0.7 + 0.38 * len(names)) as (
         figure,
         (axis,),
     ):
         for row, name in enumerate(names):
-            entry = found[name]
+            entry = speeds[name]
             silent = "alone" in name or name == "single"
             axis.barh(
                 row,
@@ -61,7 +61,7 @@ def contestants(run: Record) -> Figure:
         axis.invert_yaxis()
         axis.grid(False, axis="y")
         axis.set_axisbelow(True)
-        axis.set_xlim(0, 1.1 * max(e["max"] for e in found.values()))
+        axis.set_xlim(0, 1.1 * max(e["max"] for e in speeds.values()))
         axis.set_xlabel("TFLOP/s per GPU")
     return figure
 

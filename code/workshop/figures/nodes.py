@@ -119,18 +119,18 @@ def placements(alone: Record, inside: Record, between: Record) -> Figure:
     The arguments are those of `over_bandwidth`. A bar that is much longer
     than the others is cut.
     """
-    found = {
+    layouts = {
         name: _in_parts(predict(alone, inside, *case))
         for name, case in four_gpus(curve(inside), curve(between)).items()
     }
-    totals = {name: sum(parts.values()) for name, parts in found.items()}
+    totals = {name: sum(parts.values()) for name, parts in layouts.items()}
     order = sorted(totals, key=totals.__getitem__)
     limit = 1.25 * totals[order[-2]]
     ideal = 1e3 * step_of_one_gpu(alone) * SEQUENCES / 64
     with style.drawing(width=8.0, height=3.8) as (figure, (axis,)):
         begin = np.zeros(len(order))
         for part, colour in PARTS.items():
-            width = np.array([found[name][part] for name in order])
+            width = np.array([layouts[name][part] for name in order])
             axis.barh(
                 range(len(order)), width, left=begin, color=colour,
                 height=0.6, label=part,
@@ -161,13 +161,13 @@ def placements(alone: Record, inside: Record, between: Record) -> Figure:
 def _in_parts(predicted: dict[str, float]) -> dict[str, float]:
     """Return the milliseconds that a bar shows, by `PARTS`."""
     talk = sum(predicted[axis] for axis in ("tp", "pp", "dp"))
-    found = {
+    in_seconds = {
         "compute": predicted["compute"] + predicted["contention"],
         "optimizer": predicted["optimizer"],
         "bubble": predicted["bubble"] + predicted["imbalance"],
         "communication": talk,
     }
-    return {part: 1e3 * seconds for part, seconds in found.items()}
+    return {part: 1e3 * seconds for part, seconds in in_seconds.items()}
 
 
 def step_parts(run: Record) -> Figure:
@@ -181,24 +181,24 @@ def step_parts(run: Record) -> Figure:
         "ddp": "torch's DDP",
         "overlapped": "ours, copy engines",
     }
-    found = [
+    rows = [
         parts(ranks_of(run, f"artifacts/{name}/profile.json")[0])
         for name in ways
     ]
     colours = (style.BLUE, style.ORANGE, style.GREEN, style.PURPLE)
     with style.drawing(width=8.0, height=2.4) as (figure, (axis,)):
-        begin = np.zeros(len(found))
-        for part, colour in zip(found[0], colours, strict=True):
-            width = np.array([row[part] for row in found])
+        begin = np.zeros(len(rows))
+        for part, colour in zip(rows[0], colours, strict=True):
+            width = np.array([row[part] for row in rows])
             axis.barh(
-                range(len(found)), width, left=begin, color=colour,
+                range(len(rows)), width, left=begin, color=colour,
                 height=0.6, label=part,
             )  # fmt: skip
             begin += width
         for row, end in enumerate(begin):
             axis.annotate(f"{end:.1f}", (end, row), (5, 0), va="center",
                           textcoords="offset points")  # fmt: skip
-        axis.set_yticks(range(len(found)), list(ways.values()))
+        axis.set_yticks(range(len(rows)), list(ways.values()))
         axis.invert_yaxis()
         axis.grid(False, axis="y")
         axis.set_axisbelow(True)

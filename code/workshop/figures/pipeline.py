@@ -73,13 +73,13 @@ def executed(schedule: Schedule, trace: Timeline) -> Figure:
             "the trace holds other operations than the schedule: draw a "
             "trace beside the schedule that it was recorded with"
         )
-    found = trace.start
+    began = trace.start
     shown = Timeline(
         [
             [
                 timed._replace(
-                    start=1e3 * (timed.start - found),
-                    end=1e3 * (timed.end - found),
+                    start=1e3 * (timed.start - began),
+                    end=1e3 * (timed.end - began),
                 )
                 for timed in operations
             ]

@@ -41,8 +41,8 @@ def ranks_of(run: Record, artifact: str = PROFILE) -> list[dict]:
     """
     try:
         text = (Path(run.folder) / artifact).read_text(encoding="utf-8")
-        found = json.loads(text)
-        ranks = found.get("ranks", [found])
+        profile = json.loads(text)
+        ranks = profile.get("ranks", [profile])
         if not all("timeline" in rank for rank in ranks):
             raise ValueError
     except (OSError, ValueError, AttributeError):
@@ -99,10 +99,10 @@ def _lanes(rank: dict) -> list[str]:
 def _draw_spans(
     axis: Axes, rank: dict, kind: str, row: int, offset: float
 ) -> None:
-    for found in rank["timeline"]:
-        if found["kind"] == kind:
+    for lane in rank["timeline"]:
+        if lane["kind"] == kind:
             axis.broken_barh(
-                [(offset + begin, long) for begin, long in found["spans"]],
+                [(offset + begin, long) for begin, long in lane["spans"]],
                 (row - 0.42, 0.84),
                 color=KINDS[kind],
                 linewidth=0,
@@ -154,15 +154,15 @@ def memory(*runs: Record, artifact: str = PROFILE) -> Figure:
         index, from_zero = 0, True
         for run in runs:
             for place, rank in enumerate(ranks_of(run, artifact)):
-                found = rank.get("memory")
-                if found is None:
+                memory = rank.get("memory")
+                if memory is None:
                     raise UserError(
                         f"the profile {artifact} of the run {run.name} "
                         "holds no memory: record it again with --profile"
                     )
-                at, gib = zip(*found["points"], strict=True)
+                at, gib = zip(*memory["points"], strict=True)
                 offset = rank.get("offset_ms", 0.0)
-                label = f"rank {place}, at most {found['peak_gib']:.3g} GiB"
+                label = f"rank {place}, at most {memory['peak_gib']:.3g} GiB"
                 if len(runs) > 1:
                     label = f"{run.name.rpartition('/')[2]}, {label}"
                 axis.step(
@@ -176,7 +176,7 @@ def memory(*runs: Record, artifact: str = PROFILE) -> Figure:
                     linewidth=1.2,
                     label=label,
                 )
-                from_zero = from_zero and found["from_zero"]
+                from_zero = from_zero and memory["from_zero"]
                 index += 1
         axis.set_ylim(bottom=0)
         axis.set_xlim(left=0)
@@ -231,16 +231,16 @@ def _folders(run: Record) -> list[tuple[str, dict]]:
     """
     root = Path(run.folder)
     kept = root / "artifacts"
-    found = [
+    profiles = [
         (f"{' '.join(path.relative_to(kept).parts[:-1])}\nrank {place}", rank)
         for path in sorted(kept.glob("*/**/profile.json"))
         for place, rank in enumerate(
             ranks_of(run, str(path.relative_to(root)))
         )
     ]
-    if not found:
+    if not profiles:
         raise UserError(
             f"the run {run.name} has no profiles in folders of its "
             "artifacts: record it again with --profile"
         )
-    return found
+    return profiles

@@ -21,17 +21,17 @@ def bubbles(run: Record) -> Figure:
 
     Bars show the range over repeats and rounds.
     """
-    found: dict[int, dict] = {
+    by_m: dict[int, dict] = {
         int(labels["m"]): entry
         for labels, entry in values(run, "bubble")
         if labels["schedule"] == "1f1b"
     }
-    counts = sorted(found)
+    counts = sorted(by_m)
     ranks = run.metrics(0)[0]["world_size"]
     formula = [100 * bubble_over_total(ranks, m) for m in counts]
-    middle = [100 * found[m]["median"] for m in counts]
-    low = [100 * (found[m]["median"] - found[m]["min"]) for m in counts]
-    high = [100 * (found[m]["max"] - found[m]["median"]) for m in counts]
+    middle = [100 * by_m[m]["median"] for m in counts]
+    low = [100 * (by_m[m]["median"] - by_m[m]["min"]) for m in counts]
+    high = [100 * (by_m[m]["max"] - by_m[m]["median"]) for m in counts]
     with style.drawing(width=6.4, height=3.2) as (figure, (axis,)):
         axis.plot(
             counts, formula, color=style.TEXT, linestyle="--",

@@ -98,8 +98,8 @@ def run_lines(log: str) -> list[str]:
 
 def _local(experiment: Experiment) -> Run:
     out = paths.root() / ".runs-local" / "here"
-    folder, found = job.run(experiment, True, out)
-    return _checked(Run(experiment.name, found, folder))
+    folder, body = job.run(experiment, True, out)
+    return _checked(Run(experiment.name, body, folder))
 
 
 def _slurm(

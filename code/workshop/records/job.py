@@ -155,16 +155,16 @@ def _repeat(argv, root, folder, repeat, deadline, log, repeats) -> int:
     env = launch.variables(root, folder, repeat)
     log(f"[repeat {repeat}] $ {shlex.join(argv)}")
     begun = time.monotonic()
-    result = {"repeat": repeat, "exit_code": -1}
-    repeats.append(result)
+    attempt = {"repeat": repeat, "exit_code": -1}
+    repeats.append(attempt)
     command = launch.executable(argv, env["PATH"])
     try:
         code = execute.stream(command, env, root, deadline, log)
     except OSError as error:
         raise UserError(f"{command[0]} does not start: {error}") from None
     finally:
-        result["seconds"] = round(time.monotonic() - begun, 2)
-    result["exit_code"] = code
+        attempt["seconds"] = round(time.monotonic() - begun, 2)
+    attempt["exit_code"] = code
     log(f"[repeat {repeat}] exit code {code}")
     wrote = (folder / f"metrics.{repeat}.jsonl").is_file()
     if not code and not wrote and not any((folder / "artifacts").iterdir()):

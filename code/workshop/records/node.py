@@ -13,9 +13,9 @@ from workshop import doctor as hardware
 
 def describe() -> dict:
     """Return the node's Slurm name and `workshop.doctor.describe()`."""
-    found = hardware.describe()
-    name = os.environ.get("SLURMD_NODENAME", found["host"]["name"])
-    return {"node": name, **found}
+    description = hardware.describe()
+    name = os.environ.get("SLURMD_NODENAME", description["host"]["name"])
+    return {"node": name, **description}
 
 
 def host(node: dict) -> dict:

@@ -68,12 +68,12 @@ def _row(
     file = records / finding.name / "record.json"
     if file.is_file():
         try:
-            found = schema.read(file)
+            body = schema.read(file)
         except UserError:
             pass  # the finding says so already
         else:
-            when, commit = found["ended"][:10], found["git"]["commit"][:9]
-            where = _where(found)
+            when, commit = body["ended"][:10], body["git"]["commit"][:9]
+            where = _where(body)
     note = " ".join(filter(None, (finding.problem, finding.note)))
     if finding.state == "planned" and experiment:
 
@@ -96,7 +96,7 @@ def _row(
     )
 
 
-def _where(found: dict) -> str:
-    slurm = found["slurm"]
+def _where(body: dict) -> str:
+    slurm = body["slurm"]
     job = f"job {slurm['job_id']}, " if slurm else ""
-    return f"{job}{found['layout']}, {loading.devices(found)}"
+    return f"{job}{body['layout']}, {loading.devices(body)}"

@@ -57,8 +57,8 @@ def message_matrix(
                     mine.append(timed)
     gathered: list[list[Message] | None] = [None] * world
     dist.all_gather_object(gathered, mine, group=control)
-    found = [message for part in gathered for message in part or []]
-    return sorted(found, key=lambda m: (m.source, m.target))
+    messages = [message for part in gathered for message in part or []]
+    return sorted(messages, key=lambda m: (m.source, m.target))
 
 
 def _pair(
