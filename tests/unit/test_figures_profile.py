@@ -156,14 +156,24 @@ def test_a_profile_of_one_rank_alone_is_drawn_too(run, tmp_path):
         figures.memory(made)
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"ranks": [{}]}'])
-def test_a_missing_profile_is_named(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "No such file"),
+        ("{", "Invalid JSON"),
+        ("[]", "should be an object"),
+        ('{"ranks": [{}]}', "ranks.0.step_ms: Field required"),
+        ('{"step_ms": "long"}', "ranks.0.step_ms: Input should be a valid n"),
+    ],
+)
+def test_a_missing_profile_is_named(tmp_path, text, why):
     made = Fabricated(folder=tmp_path)
     if text is not None:
         (tmp_path / "artifacts").mkdir()
         (tmp_path / "artifacts" / "profile.json").write_text(text)
-    with pytest.raises(UserError, match="no profile artifacts/profile"):
+    with pytest.raises(UserError, match="no profile artifacts/profile") as e:
         figures.timeline(made)
+    assert why in str(e.value) and "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize(

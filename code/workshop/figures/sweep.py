@@ -1,11 +1,10 @@
 """Figures of a recorded `workshop.lab1.sweep_pipeline`."""
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from workshop.estimate.pipeline import bubble_over_total
-from workshop.figures import pipeline as figures_pipeline
 from workshop.figures import style
+from workshop.figures.pipeline import recorded
 from workshop.records.values import Record, values
 
 TRACE = "artifacts/1f1b-m4.json"
@@ -13,7 +12,7 @@ TRACE = "artifacts/1f1b-m4.json"
 
 def trace(run: Record) -> Figure:
     """Draw the recorded step of 1F1B with 4 micro-batches, and simulated."""
-    return figures_pipeline.recorded(run, TRACE)
+    return recorded(run, TRACE)
 
 
 def bubbles(run: Record) -> Figure:
@@ -29,21 +28,17 @@ def bubbles(run: Record) -> Figure:
     counts = sorted(by_m)
     ranks = run.metrics(0)[0]["world_size"]
     formula = [100 * bubble_over_total(ranks, m) for m in counts]
-    middle = [100 * by_m[m]["median"] for m in counts]
-    low = [100 * (by_m[m]["median"] - by_m[m]["min"]) for m in counts]
-    high = [100 * (by_m[m]["max"] - by_m[m]["median"]) for m in counts]
+    middle, reach = style.ranges((by_m[m] for m in counts), 100)
     with style.drawing(width=6.4, height=3.2) as (figure, (axis,)):
         axis.plot(
             counts, formula, color=style.TEXT, linestyle="--",
             label="(p − 1) / (m + p − 1)",
         )  # fmt: skip
         axis.errorbar(
-            counts, middle, [low, high], fmt="o", color=style.BLUE,
+            counts, middle, reach, fmt="o", color=style.BLUE,
             capsize=3, label="1F1B, read from the trace",
         )  # fmt: skip
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        axis.set_xticks(counts)
+        style.logarithmic(axis.xaxis, counts)
         axis.set_ylim(0, None)
         axis.set_xlabel("micro-batches m")
         axis.set_ylabel("bubble (% of the step)")
