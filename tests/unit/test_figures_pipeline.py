@@ -31,7 +31,7 @@ def texts(figure) -> list[str]:
 
 def test_every_operation_is_a_box_in_its_rank_s_row() -> None:
     named = {"GPipe": gpipe(4, 6), "1F1B": one_f_one_b(4, 6)}
-    figure = pipeline.schedules(named)
+    figure = pipeline.schedule_diagram(named)
     drawn = boxes(figure)
     assert len(drawn) == 2 * 4 * 12
     # Boxes of a row do not overlap, and their widths are the costs.
@@ -52,7 +52,7 @@ def test_every_operation_is_a_box_in_its_rank_s_row() -> None:
 
 
 def test_chunks_take_their_share_and_look_different() -> None:
-    figure = pipeline.schedules({"interleaved": interleaved(2, 4, 2)})
+    figure = pipeline.schedule_diagram({"interleaved": interleaved(2, 4, 2)})
     drawn = boxes(figure)
     assert {box.get_width() for box in drawn} == {0.5, 1.0}
     assert sum(box.get_facecolor()[3] == 0 for box in drawn) == len(drawn) / 2
@@ -85,7 +85,7 @@ def trace(schedule, seconds: float = 1e-3, late: float = 0.0) -> Timeline:
 
 def test_a_trace_stands_beside_the_simulation_of_its_stages() -> None:
     schedule = one_f_one_b(2, 4)
-    figure = pipeline.executed(schedule, trace(schedule))
+    figure = pipeline.executed_beside_simulated(schedule, trace(schedule))
     drawn = boxes(figure)
     half = len(drawn) // 2
     # Without communication the two are the same, in milliseconds from 0.
@@ -99,7 +99,11 @@ def test_a_trace_stands_beside_the_simulation_of_its_stages() -> None:
 
 def test_communication_makes_the_trace_longer() -> None:
     schedule = one_f_one_b(2, 4)
-    drawn = boxes(pipeline.executed(schedule, trace(schedule, late=0.5)))
+    drawn = boxes(
+        pipeline.executed_beside_simulated(
+            schedule, trace(schedule, late=0.5)
+        )
+    )
     half = len(drawn) // 2
     ends = [max(b.get_x() + b.get_width() for b in part)
             for part in (drawn[:half], drawn[half:])]  # fmt: skip
@@ -110,7 +114,9 @@ def test_a_recorded_trace_is_drawn_from_its_artifact(tmp_path: Path) -> None:
     step = trace(make_schedule("1f1b", 2, 4))
     assert Timeline.from_rows(step.rows()).ranks == step.ranks
     (tmp_path / "pipeline.json").write_text(json.dumps(step.rows()))
-    figure = pipeline.recorded(Fabricated(folder=tmp_path), "pipeline.json")
+    figure = pipeline.recorded_beside_simulated(
+        Fabricated(folder=tmp_path), "pipeline.json"
+    )
     assert len(boxes(figure)) == 2 * 2 * 8
     assert "<svg" in style.svg(figure)
 
@@ -120,13 +126,15 @@ def test_what_is_no_trace_is_one_sentence(tmp_path: Path, text) -> None:
     if text is not None:
         (tmp_path / "pipeline.json").write_text(text)
     with pytest.raises(UserError, match="no pipeline trace pipeline.json"):
-        pipeline.recorded(Fabricated(folder=tmp_path), "pipeline.json")
+        pipeline.recorded_beside_simulated(
+            Fabricated(folder=tmp_path), "pipeline.json"
+        )
 
 
 def test_a_trace_of_another_schedule_is_one_sentence() -> None:
     step = trace(one_f_one_b(2, 4))
     with pytest.raises(UserError, match="other operations than the schedule"):
-        pipeline.executed(gpipe(2, 4), step)
+        pipeline.executed_beside_simulated(gpipe(2, 4), step)
 
 
 def test_numbers_can_be_read_on_their_boxes() -> None:

@@ -11,7 +11,9 @@ from workshop.parallel.pipeline.schedule import make_schedule
 from workshop.parallel.pipeline.simulator import simulate
 
 
-def bubbles(p: int = 8, groups: tuple[int, ...] = (1, 2, 4, 8)) -> Figure:
+def bubble_over_micro_batches(
+    p: int = 8, groups: tuple[int, ...] = (1, 2, 4, 8)
+) -> Figure:
     """Draw the bubble over the micro-batches: formula and simulation.
 
     Args:
@@ -53,7 +55,7 @@ def bubbles(p: int = 8, groups: tuple[int, ...] = (1, 2, 4, 8)) -> Figure:
     return figure
 
 
-def speeds() -> Figure:
+def published_speeds() -> Figure:
     """Draw table 1 of Narayanan et al. 2021: speed over model size."""
     rows = NARAYANAN_2021
     sizes = [row.billions for row in rows]

@@ -32,7 +32,7 @@ NAMES = {FORWARD: "forward", BACKWARD: "backward"}
 WIDTH, HEIGHT, LANE, GAP = 9.0, 0.8, 0.32, 0.9
 
 
-def schedules(
+def schedule_diagram(
     named: Mapping[str, Schedule], forward: Cost = 1, backward: Cost = 2
 ) -> Figure:
     """Draw schedules below each other on one time axis, as simulated.
@@ -52,7 +52,7 @@ def schedules(
     return draw(timelines, "time (one forward pass of a stage = 1)")
 
 
-def executed(schedule: Schedule, trace: Timeline) -> Figure:
+def executed_beside_simulated(schedule: Schedule, trace: Timeline) -> Figure:
     """Draw an executed step and, below it, what the schedule promises.
 
     Args:
@@ -91,7 +91,7 @@ def executed(schedule: Schedule, trace: Timeline) -> Figure:
     return draw({"executed": shown, "simulated": promised}, "time (ms)")
 
 
-def recorded(run: Record, artifact: str) -> Figure:
+def recorded_beside_simulated(run: Record, artifact: str) -> Figure:
     """Draw a recorded step beside the simulation of its schedule.
 
     Args:
@@ -110,7 +110,7 @@ def recorded(run: Record, artifact: str) -> Figure:
             "it again with one"
         ) from None
     schedule = [[timed.operation for timed in r] for r in trace.ranks]
-    return executed(schedule, trace)
+    return executed_beside_simulated(schedule, trace)
 
 
 def stage_costs(timeline: Timeline, v: int) -> dict[str, list[float]]:

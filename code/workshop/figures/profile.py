@@ -45,7 +45,7 @@ GROUP_COLOURS = {
 }
 
 
-def timeline(run: Record, artifact: str = PROFILE) -> Figure:
+def step_timeline(run: Record, artifact: str = PROFILE) -> Figure:
     """Draw one profiled step of every rank, on one clock.
 
     Each rank has a lane for compute, for communication and for copies,

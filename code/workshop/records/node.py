@@ -8,12 +8,12 @@ import os
 import sys
 from pathlib import Path
 
-from workshop import doctor as hardware
+from workshop import doctor
 
 
 def describe() -> dict:
     """Return the node's Slurm name and `workshop.doctor.describe()`."""
-    description = hardware.describe()
+    description = doctor.describe()
     name = os.environ.get("SLURMD_NODENAME", description["host"]["name"])
     return {"node": name, **description}
 
