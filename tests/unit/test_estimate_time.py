@@ -1,6 +1,7 @@
 """Seconds by formula: links, pipelines, buckets, layouts."""
 
 from dataclasses import asdict
+from functools import partial
 
 import pytest
 
@@ -8,8 +9,7 @@ from workshop.estimate.communication import (
     link,
     network,
     seconds,
-    total_seconds,
-    total_sent,
+    sent_bytes,
     traffic,
 )
 from workshop.estimate.data_parallel import (
@@ -25,7 +25,6 @@ from workshop.estimate.pipeline import (
     pipeline_seconds,
 )
 from workshop.estimate.time import (
-    from_flops,
     optimizer_seconds,
     spread,
     step_time,
@@ -64,14 +63,21 @@ def test_a_network_moves_an_eighth_of_its_bits():
     assert seconds(network(100, 0.0), "send", 12.5e9) == pytest.approx(1)
 
 
-def test_the_seconds_of_all_messages_add_up():
+def summed(entries, each):
+    """Return the sum of `each(operation, size, ranks)` over messages."""
+    return sum(
+        one["times"] * each(one["operation"], size, one["ranks"])
+        for one in entries
+        for size in [one["elements"] * one["element_bytes"]]
+    )
+
+
+@pytest.mark.parametrize("axis", ["dp", "tp"])
+def test_the_seconds_of_all_messages_add_up(axis):
     both = Layout(dp=2, tp=2, micro_batch=4)
-    entries = traffic(GPT_1_3B, both)
-    links = {"dp": link(0.0, 3.0), "tp": link(0.0, 300.0)}
-    apart = [total_seconds(entries, links, axis) for axis in ("dp", "tp")]
-    assert total_seconds(entries, links) == pytest.approx(sum(apart))
-    assert apart[0] == pytest.approx(total_sent(entries, "dp") / 3e9)
-    assert apart[1] == pytest.approx(total_sent(entries, "tp") / 300e9)
+    entries = [one for one in traffic(GPT_1_3B, both) if one["axis"] == axis]
+    took = summed(entries, partial(seconds, link(0.0, 3.0)))
+    assert took == pytest.approx(summed(entries, sent_bytes) / 3e9) and took
 
 
 SHAPES = [
@@ -140,7 +146,8 @@ def test_backward_hides_all_but_the_last_buckets_on_a_fast_link():
     count = len(gradients(GPT_1_3B, spread_out))
     assert count == 24 * 12 + 4
     assert naive == pytest.approx(
-        count * 20e-6 + total_sent(traffic(GPT_1_3B, spread_out)) / 300e9
+        count * 20e-6
+        + summed(traffic(GPT_1_3B, spread_out), sent_bytes) / 300e9
     )
 
 
@@ -148,7 +155,7 @@ def test_a_slow_link_runs_from_the_first_bucket_to_the_end():
     slow = link(0.0, 3.0)
     late, busy = exposed(GPT_1_3B, Layout(dp=2), 0.1, slow)
     assert busy == pytest.approx(
-        total_sent(traffic(GPT_1_3B, Layout(dp=2))) / 3e9
+        summed(traffic(GPT_1_3B, Layout(dp=2)), sent_bytes) / 3e9
     )
     assert busy - 0.1 < late < busy
 
@@ -165,14 +172,6 @@ def test_the_stages_share_the_compute_by_their_operations():
     assert balanced == pytest.approx(1, abs=0.01)
 
 
-def test_the_compute_from_operations_and_their_rate():
-    ((forward, backward),) = from_flops(GPT_1_3B, Layout(), 1e12)
-    work = 3 * 1024 * (24 * (24 * 2048**2 + 4 * 2048 * 1024))
-    work += 3 * 1024 * 2 * 2048 * 50304
-    assert forward + backward == pytest.approx(work / 1e12)
-    assert backward == pytest.approx(2 * forward)
-
-
 def test_half_of_the_tensor_parallel_messages_hide():
     spread_out = Layout(tp=2, micro_batch=16)
     stages = spread(GPT_1_3B, spread_out, 0.24)
@@ -181,7 +180,7 @@ def test_half_of_the_tensor_parallel_messages_hide():
     naive, same = tensor_seconds(*sizes, LINK, overlap=False)
     assert naive == same == everything
     assert everything == pytest.approx(
-        total_seconds(traffic(GPT_1_3B, spread_out), {"tp": LINK})
+        summed(traffic(GPT_1_3B, spread_out), partial(seconds, LINK))
     )
     each = seconds(LINK, "all_reduce", 16 * 1024 * 2048 * 2)
     assert everything - late == pytest.approx(49 * each)

@@ -1,6 +1,7 @@
 """The papers' tables agree with their formulas, and figures draw them."""
 
 import pytest
+from contrast import contrast
 from matplotlib.figure import Figure
 
 from workshop.estimate.parameters import (
@@ -70,6 +71,6 @@ def test_a_figure_is_legible_in_light_and_dark(draw) -> None:
     for axis in figure.axes:
         for line in axis.lines:
             for page in (style.WHITE, style.NEAR_BLACK):
-                assert style.contrast(line.get_color(), page) >= 3
+                assert contrast(line.get_color(), page) >= 3
     assert drawn(figure).data.startswith("<svg")
     assert "8×64×6" in drawn(published_speeds()).data

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from contrast import contrast
 from fabricated import Fabricated
 from matplotlib.patches import Rectangle
 
@@ -139,4 +140,4 @@ def test_a_trace_of_another_schedule_is_one_sentence() -> None:
 
 def test_numbers_can_be_read_on_their_boxes() -> None:
     for colour in pipeline.COLOURS.values():
-        assert style.contrast(colour, style.NEAR_BLACK) >= 4
+        assert contrast(colour, style.NEAR_BLACK) >= 4

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from contrast import contrast
 from fabricated import Fabricated
 
 from workshop.errors import UserError
@@ -188,4 +189,4 @@ def test_a_missing_profile_is_named(tmp_path, text, why):
 )
 def test_colours_stand_out_on_light_and_dark_pages(colour):
     for page in (style.WHITE, style.NEAR_BLACK):
-        assert style.contrast(colour, page) >= 3
+        assert contrast(colour, page) >= 3

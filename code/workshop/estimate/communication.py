@@ -190,35 +190,3 @@ def traffic(model, layout, stage=0, element_bytes=2):
         + tensor_parallel(model, layout, stage, element_bytes)
         + pipeline_parallel(model, layout, stage, element_bytes)
     )
-
-
-def total_sent(entries, axis=None):
-    """Return the bytes that a rank sends, on one axis or on all."""
-    return sum(
-        one["times"]
-        * sent_bytes(
-            one["operation"],
-            one["elements"] * one["element_bytes"],
-            one["ranks"],
-        )
-        for one in entries
-        if axis in (None, one["axis"])
-    )
-
-
-def total_seconds(entries, links, axis=None):
-    """Return the seconds of the messages, one after the other.
-
-    `links` has a link for each axis: dp, tp, pp.
-    """
-    return sum(
-        one["times"]
-        * seconds(
-            links[one["axis"]],
-            one["operation"],
-            one["elements"] * one["element_bytes"],
-            one["ranks"],
-        )
-        for one in entries
-        if axis in (None, one["axis"])
-    )

@@ -55,13 +55,6 @@ def spread(model, layout, micro_batch_seconds):
     return times
 
 
-def from_flops(model, layout, flops_per_second):
-    """Return `spread` from achieved FLOP/s of a device."""
-    tokens = layout.micro_batch * model["sequence"]
-    each = model["layers"] * layer_flops(model) + head_flops(model)
-    return spread(model, layout, 3 * tokens * each / flops_per_second)
-
-
 def tensor_seconds(model, layout, stage, backward, link, overlap=True):
     """Return (exposed, all) seconds of a micro-batch's tensor parallelism.
 

@@ -9,15 +9,11 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from workshop.estimate import communication, memory
+from workshop.estimate import memory
 from workshop.figures import style
 from workshop.figures.bars import rows, stack, write
 from workshop.layout import Layout
-from workshop.records.predict.ranks import predict
-from workshop.records.values import Record
 
-NETWORKS = (25, 100, 400)
-"""Speeds of network cards in Gb/s."""
 GIB = 2**30
 
 STEP = {
@@ -76,46 +72,6 @@ def predicted_beside_measured(
             )  # fmt: skip
             off = f"{100 * (1e3 * parts['total'] / middle - 1):+.1f} %"
             write(axis, [off], middle + reach[1], [y + 0.19])
-    return figure
-
-
-def step_over_network(
-    run: Record, names: Mapping[str, tuple[str, int, int]]
-) -> Figure:
-    """Draw the time of a sequence over the speed of the network.
-
-    Args:
-        run: of `workshop.lab1.one_rank`.
-        names: label -> layout, micro-batch, micro-batches a step.
-
-    All axes of a layout use the network; NVLink carries none of them.
-    """
-    speeds = np.geomspace(10, 4000, 80)
-    with style.drawing(width=7.2, height=3.8) as (figure, (axis,)):
-        for i, (label, (name, size, count)) in enumerate(names.items()):
-            sequences = Layout.from_name(name).dp * size * count
-            points = []
-            for gbit in speeds:
-                link = communication.network(float(gbit))
-                links = dict.fromkeys(("dp", "tp", "pp"), link)
-                parts = predict(run, name, size, links, count)
-                points.append(1e3 * parts["total"] / sequences)
-            axis.plot(
-                speeds, points, label=label,
-                color=style.SERIES[i % len(style.SERIES)],
-            )  # fmt: skip
-        for gbit in NETWORKS:
-            axis.axvline(gbit, color=style.TEXT, alpha=0.4, linewidth=1)
-            axis.annotate(
-                f"{gbit} Gb/s", (gbit, 1), (3, -4), rotation=90, va="top",
-                xycoords=("data", "axes fraction"),
-                textcoords="offset points", fontsize=9,
-            )  # fmt: skip
-        for one in (axis.xaxis, axis.yaxis):
-            style.logarithmic(one)
-        axis.set_xlabel("network (Gb/s)")
-        axis.set_ylabel("ms a sequence, predicted")
-        axis.legend()
     return figure
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from workshop.estimate import communication
 from workshop.figures import style
 from workshop.figures.bars import rows, stack, write
-from workshop.figures.estimate import NETWORKS, STEP, parts_ms
+from workshop.figures.estimate import STEP, parts_ms
 from workshop.figures.profile import IN_STEP, PARTS, parts
 from workshop.figures.recorded import ranks_of
 from workshop.layout import Layout
@@ -24,6 +24,8 @@ from workshop.records.predict.layouts import (
 )
 from workshop.records.values import Record
 
+NETWORKS = (25, 100, 400)
+"""Speeds of network cards in Gb/s."""
 WAYS = {
     "alone": "no communication",
     "ddp": "torch's DDP",
