@@ -1,8 +1,4 @@
-"""Figures of predictions: beside measurements, over networks, in memory.
-
-Where a run of `workshop.lab1.one_rank` is given, the compute of every rank
-is measured and only what the ranks say to each other is predicted.
-"""
+"""Figures of predictions: a step beside its measurement, and memory."""
 
 from collections.abc import Mapping
 
