@@ -75,7 +75,7 @@ def _profile(run: Record, name: str) -> Rank:
     return ranks_of(run, f"artifacts/{name}/profile.json")[0]
 
 
-def slowed_kernels(run: Record, most: int = 2) -> Figure:
+def slowed_kernels(run: Record) -> Figure:
     """Draw the longest kernels alone and beside communication.
 
     Only kernels that ran both ways can be compared, and these are not the
@@ -84,7 +84,7 @@ def slowed_kernels(run: Record, most: int = 2) -> Figure:
     pairs = [
         (LABELS[name], kernel)
         for name in TRACED
-        for kernel in _profile(run, name).slowed[:most]
+        for kernel in _profile(run, name).slowed[:2]
     ]
     names = [
         f"{way}\n{_short(kernel.name)}, grid {kernel.grid}"
@@ -115,9 +115,9 @@ PARTS = (
 )
 
 
-def communication_parts(run: Record, name: str = "overlapped") -> Figure:
+def communication_parts(run: Record) -> Figure:
     """Draw what the copy engines' stream does in the traced step."""
-    path = Path(run.folder) / "artifacts" / name / "trace.json.gz"
+    path = Path(run.folder) / "artifacts/overlapped/trace.json.gz"
     times = dict.fromkeys((*(label for label, _ in PARTS), "averaging"), 0.0)
     for a in activities(read(path)["traceEvents"]):
         if a.kind != "communication":

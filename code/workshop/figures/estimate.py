@@ -11,6 +11,8 @@ from workshop.figures.bars import rows, stack, write
 from workshop.layout import Layout
 
 GIB = 2**30
+DEVICE = "NVIDIA H200"
+"""Whose memory is the line; one of `estimate.memory.DEVICES`."""
 
 STEP = {
     "compute": style.BLUE,
@@ -71,17 +73,14 @@ def predicted_beside_measured(
     return figure
 
 
-def memory_by_part(
-    model: dict, layouts: Mapping[str, Layout], device: str = "NVIDIA H200"
-) -> Figure:
+def memory_by_part(model: dict, layouts: Mapping[str, Layout]) -> Figure:
     """Draw the memory of each layout's fullest rank, part by part.
 
     Args:
         model: sizes, `asdict` of a GPTConfig.
         layouts: label -> layout.
-        device: one of `estimate.memory.DEVICES`, whose memory is the line.
     """
-    capacity = memory.DEVICES[device]
+    capacity = memory.DEVICES[DEVICE]
     unit = "GiB at the peak of a step, predicted"
     needs, texts = [], []
     for spread in layouts.values():
@@ -96,6 +95,6 @@ def memory_by_part(
         axis.margins(x=0.2)
         write(axis, texts, stack(axis, needs, MEMORY))
         axis.axvline(
-            capacity / GIB, color=style.TEXT, linestyle="--", label=device
+            capacity / GIB, color=style.TEXT, linestyle="--", label=DEVICE
         )
     return figure

@@ -23,7 +23,7 @@ from workshop.parallel.pipeline.schedule import (
     Schedule,
     chunks_of,
 )
-from workshop.parallel.pipeline.simulator import Cost, simulate
+from workshop.parallel.pipeline.simulator import simulate
 from workshop.parallel.pipeline.timeline import Timeline
 from workshop.records.values import Record
 
@@ -33,22 +33,20 @@ WIDTH, HEIGHT, LANE, GAP = 9.0, 0.8, 0.32, 0.9
 
 
 def schedule_diagram(
-    named: Mapping[str, Schedule], forward: Cost = 1, backward: Cost = 2
+    named: Mapping[str, Schedule],
 ) -> Figure:
     """Draw schedules below each other on one time axis, as simulated.
 
+    A backward pass takes twice the time of a forward pass, and a chunk of
+    an interleaved schedule 1/v of that of a plain pipeline's stage.
+
     Args:
         named: schedules by the names to write beside them.
-        forward: the time of a forward pass through a stage of a plain
-            pipeline; a chunk of an interleaved one takes 1/v of it.
-        backward: the same for the backward pass.
     """
     timelines = {}
     for name, schedule in named.items():
         v = chunks_of(schedule)
-        timelines[name] = simulate(
-            schedule, _over(forward, v), _over(backward, v)
-        )
+        timelines[name] = simulate(schedule, 1 / v, 2 / v)
     return draw(timelines, "time (one forward pass of a stage = 1)")
 
 
@@ -221,8 +219,3 @@ def _legend(timelines: Mapping[str, Timeline]) -> list[Patch]:
             for kind in COLOURS
         ]  # fmt: skip
     return entries
-
-
-def _over(cost: Cost, v: int) -> Cost:
-    """Return a stage's cost shared by v chunks."""
-    return cost / v if isinstance(cost, int | float) else cost

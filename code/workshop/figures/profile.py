@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from workshop.errors import UserError
 from workshop.figures import style
 from workshop.figures.bars import rows, spans, stack, write
-from workshop.figures.recorded import PROFILE, Rank, ranks_of
+from workshop.figures.recorded import Rank, ranks_of
 from workshop.records.values import Record
 
 IN_STEP = "time in the step (ms)"
@@ -45,14 +45,14 @@ GROUP_COLOURS = {
 }
 
 
-def step_timeline(run: Record, artifact: str = PROFILE) -> Figure:
+def step_timeline(run: Record) -> Figure:
     """Draw one profiled step of every rank, on one clock.
 
     Each rank has a lane for compute, for communication and for copies,
     where it had any, and above them the forward (F) and backward (B) of
     each micro-batch, with its number where there is room.
     """
-    ranks = ranks_of(run, artifact)
+    ranks = ranks_of(run)
     end = max(rank.offset_ms + rank.step_ms for rank in ranks)
     lanes = [_lanes(rank) for rank in ranks]
     *tops, below = accumulate((len(kinds) + 1 for kinds in lanes), initial=0)
@@ -103,7 +103,7 @@ def _draw_passes(axis: Axes, rank: Rank, y: int, end: float) -> None:
             )  # fmt: skip
 
 
-def memory(*runs: Record, artifact: str = PROFILE) -> Figure:
+def memory(*runs: Record) -> Figure:
     """Draw the allocated memory of every rank over the profiled step.
 
     Raises:
@@ -112,12 +112,12 @@ def memory(*runs: Record, artifact: str = PROFILE) -> Figure:
     with style.drawing(width=7.5, height=3.6) as (figure, (axis,)):
         index, from_zero = 0, True
         for run in runs:
-            for place, rank in enumerate(ranks_of(run, artifact)):
+            for place, rank in enumerate(ranks_of(run)):
                 memory = rank.memory
                 if memory is None:
                     raise UserError(
-                        f"the profile {artifact} of the run {run.name} "
-                        "holds no memory: record it again with --profile"
+                        f"the profile of the run {run.name} holds no "
+                        "memory: record it again with --profile"
                     )
                 at, gib = zip(*memory.points, strict=True)
                 offset = rank.offset_ms
@@ -146,20 +146,18 @@ def memory(*runs: Record, artifact: str = PROFILE) -> Figure:
     return figure
 
 
-def before_after(
-    run_a: Record, run_b: Record, artifact: str = PROFILE
-) -> Figure:
+def before_after(run_a: Record, run_b: Record) -> Figure:
     """Draw what a step of two runs is made of: every rank a bar."""
-    return _bars(_ranks((run_a, run_b), artifact), parts, PARTS)
+    return _bars(_ranks((run_a, run_b)), parts, PARTS)
 
 
-def kernel_groups(*runs: Record, artifact: str = PROFILE) -> Figure:
+def kernel_groups(*runs: Record) -> Figure:
     """Draw the time in each group of kernels: every rank of each a bar.
 
     Computation on several streams adds up and communication may run beside
     it, so that a bar may be longer than the step.
     """
-    return _bars(_ranks(runs, artifact), groups, GROUP_COLOURS)
+    return _bars(_ranks(runs), groups, GROUP_COLOURS)
 
 
 def layouts(run: Record) -> Figure:
@@ -200,11 +198,11 @@ def _bars(
     return figure
 
 
-def _ranks(runs: tuple[Record, ...], artifact: str) -> list[tuple[str, Rank]]:
+def _ranks(runs: tuple[Record, ...]) -> list[tuple[str, Rank]]:
     return [
         (f"{run.name.rpartition('/')[2]}\nrank {place}", rank)
         for run in runs
-        for place, rank in enumerate(ranks_of(run, artifact))
+        for place, rank in enumerate(ranks_of(run))
     ]
 
 

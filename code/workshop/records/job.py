@@ -112,7 +112,7 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
             "name": experiment.name,
             "status": status,
             "reason": reason,
-            "experiment": experiment.as_dict(),
+            "experiment": experiment.model_dump(mode="json"),
             "size": "small" if small else "full",
             "command": shlex.join(argv),
             "script": {"path": SCRIPT, "sha256": _script_hash(root)},
