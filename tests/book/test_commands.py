@@ -205,8 +205,8 @@ def test_commands_are_found_where_they_stand() -> None:
     assert list(commands.fenced(page)) == [(3, "workshop a --b"),
                                            (10, "make c")]  # fmt: skip
     module = '"""torchrun -m x\n\nText.\n\n  sbatch y.sbatch [MORE]\n"""'
-    found = list(commands.documented(module))
-    assert found == [(1, "torchrun -m x"), (5, "sbatch y.sbatch [MORE]")]
-    assert commands.Command(found[1][1], "").words == ["sbatch", "y.sbatch"]
+    named = list(commands.documented(module))
+    assert named == [(1, "torchrun -m x"), (5, "sbatch y.sbatch [MORE]")]
+    assert commands.Command(named[1][1], "").words == ["sbatch", "y.sbatch"]
     script = "#!/bin/bash\n# Text\n#   sbatch z.sbatch\n#SBATCH -n 1\n"
     assert list(commands.commented(script)) == [(3, "sbatch z.sbatch")]

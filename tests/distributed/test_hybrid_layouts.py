@@ -113,7 +113,7 @@ def test_compiled_blocks_in_four_ranks(pool4: Pool) -> None:
 
 
 def test_every_layout_is_there() -> None:
-    found = names(cases(4))
-    assert len(set(found)) == len(found)
+    covered = names(cases(4))
+    assert len(set(covered)) == len(covered)
     for part in ("tp4 pp1", "tp1 pp4", "tp2 pp2", "sp", "interleaved", "m1"):
-        assert any(part in name for name in found)
+        assert any(part in name for name in covered)

@@ -44,15 +44,15 @@ def wait_for(output: Path, text: str, times: int = 1) -> str:
 
 def alive(marker: str) -> list[str]:
     """Return the command lines of this machine that hold `marker`."""
-    found = []
+    commands = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
         if marker in command:
-            found.append(command)
-    return found
+            commands.append(command)
+    return commands
 
 
 def test_states_are_reported_in_order(script, slurm_cluster) -> None:

@@ -33,14 +33,14 @@ def test_nothing_listens_on_the_network(slurm_cluster: Layout) -> None:
     if not slurm_cluster.local_name:
         pytest.skip("this machine's name leads to more than 127.0.0.1")
     ports = range(slurm_cluster.port, slurm_cluster.port + 3)
-    found = {}
+    listening = {}
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, _, state, *_ = line.split()
         address, port = local.split(":")
         if state == "0A" and int(port, 16) in ports:
-            found[int(port, 16)] = address
+            listening[int(port, 16)] = address
     # 127.0.0.1, in the byte order of the machine
-    assert found == dict.fromkeys(ports, "0100007F")
+    assert listening == dict.fromkeys(ports, "0100007F")
 
 
 def test_second_start_changes_nothing(slurm_cluster: Layout) -> None:
@@ -68,10 +68,12 @@ def test_each_node_gets_devices_of_its_own(
     jobs.wait(
         jobs.submit("slurm/gpus.sbatch", options=[f"--output={output}"]), 120
     )
-    found = re.findall(
+    devices = re.findall(
         r"on (\S+): .*CUDA_VISIBLE_DEVICES=(\S+)", output.read_text()
     )
-    assert dict(found) == dict(zip(layout.names, ("0,1", "2,3"), strict=True))
+    assert dict(devices) == dict(
+        zip(layout.names, ("0,1", "2,3"), strict=True)
+    )
 
 
 def test_without_namespaces_names_still_resolve(

@@ -65,12 +65,12 @@ def test_good_runs_are_recorded_and_a_second_call_has_nothing_to_do(workshop):
         folder = workshop / "book" / "runs" / name
         finding = check.examine(name, describe.read()[name], folder)
         assert (finding.state, finding.problem) == ("fresh", "")
-    found = record(workshop)
-    assert found["slurm"]["partition"] == "debug"
-    assert found["slurm"]["node_list"] == "node1"
-    assert found["summary"]["tokens_per_s"]["values"] == [300, 301, 302]
+    body = record(workshop)
+    assert body["slurm"]["partition"] == "debug"
+    assert body["slurm"]["node_list"] == "node1"
+    assert body["summary"]["tokens_per_s"]["values"] == [300, 301, 302]
     ranks = record(workshop, "lab1/ranks")
-    assert ranks["slurm"]["job_id"] < found["slurm"]["job_id"]
+    assert ranks["slurm"]["job_id"] < body["slurm"]["job_id"]
     assert ranks["layout"] == "two Slurm nodes on one host"
     assert ranks["slurm"]["node_list"] == "node[1-2]"
     assert ranks["summary"]["ranks"]["median"] == 4
@@ -110,9 +110,9 @@ def test_ctrl_c_cancels_the_job_and_says_so(workshop, shell):
     assert process.returncode == 130, said
     assert "is cancelled" in said
     assert "Traceback" not in said
-    found = record(workshop)
-    assert found["status"] == "cancelled"
-    job = found["slurm"]["job_id"]
+    body = record(workshop)
+    assert body["status"] == "cancelled"
+    job = body["slurm"]["job_id"]
     queue = shell(f"squeue --noheader --states=all --jobs={job} -o %T")
     assert queue.stdout.strip() == "CANCELLED"
 

@@ -21,12 +21,12 @@ CELL = re.compile(
 
 def commands_of(page: str) -> list[str]:
     """Return the argument of every `sh(...)` in a page's code cells."""
-    found = []
+    commands = []
     for cell in CELL.findall(page):
         for node in ast.walk(ast.parse(python_of(cell))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "sh":
-                found.append(ast.literal_eval(node.args[0]))
-    return found
+                commands.append(ast.literal_eval(node.args[0]))
+    return commands
 
 
 def python_of(cell: str) -> str:

@@ -59,16 +59,16 @@ def test_states_equal_those_of_the_optimizer(precision):
     model(tokens, tokens).backward()
     optimizer.step()
     weights = list(model.parameters())
-    found = state_bytes(asdict(config), Layout(), 0, precision)
-    assert found["weights"] == sum(p.nbytes for p in weights)
-    assert found["gradients"] == sum(p.grad.nbytes for p in weights)
-    assert found["optimizer"] == sum(
+    held = state_bytes(asdict(config), Layout(), 0, precision)
+    assert held["weights"] == sum(p.nbytes for p in weights)
+    assert held["gradients"] == sum(p.grad.nbytes for p in weights)
+    assert held["optimizer"] == sum(
         value.nbytes
         for p in weights
         for value in optimizer.state[p].values()
         if torch.is_tensor(value) and value.dim()
     )
-    assert sum(found.values()) == 16 * sum(p.numel() for p in weights)
+    assert sum(held.values()) == 16 * sum(p.numel() for p in weights)
 
 
 @pytest.mark.parametrize(

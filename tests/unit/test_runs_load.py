@@ -25,8 +25,8 @@ def made(tmp_path_factory):
     root = runs_folder.make_workshop(tmp_path_factory.mktemp("toy") / "w")
     with pytest.MonkeyPatch.context() as patch:
         runs_folder.enter(patch, root)
-        _, found = job.run(describe.read()[NAME], False, paths.records())
-    assert found["status"] == "completed", found["reason"]
+        _, body = job.run(describe.read()[NAME], False, paths.records())
+    assert body["status"] == "completed", body["reason"]
     return root
 
 
@@ -150,8 +150,8 @@ def test_records_travel_in_an_archive(workshop, tmp_path):
     target = tmp_path / "elsewhere"
     experiments = describe.read()
     assert pack.pack(archive, [], paths.records()) == [NAME]
-    found = pack.unpack(archive, experiments, target, workshop)
-    assert [(each.name, each.state) for each in found] == [(NAME, "fresh")]
+    findings = pack.unpack(archive, experiments, target, workshop)
+    assert [(each.name, each.state) for each in findings] == [(NAME, "fresh")]
     assert load.load(NAME, target).record == load.load(NAME).record
     with pytest.raises(UserError, match="no record to pack"):
         pack.pack(archive, ["lab1/toys"], paths.records())
@@ -244,9 +244,9 @@ def test_submit_without_slurm_is_one_sentence(workshop, monkeypatch):
 
 
 def test_body_of_a_record_is_hashed_whatever_the_order_of_its_keys(workshop):
-    found = load.load(NAME).record
-    turned = dict(reversed(list(json.loads(json.dumps(found)).items())))
-    assert records.body_digest(turned) == records.body_digest(found)
+    body = load.load(NAME).record
+    turned = dict(reversed(list(json.loads(json.dumps(body)).items())))
+    assert records.body_digest(turned) == records.body_digest(body)
 
 
 @pytest.mark.parametrize("kind", ["above", "absolute", "link"])

@@ -131,11 +131,11 @@ def test_the_argument_wins_over_the_launch_variable(monkeypatch):
 
 def scalars(folder):
     """Read event files as TensorBoard does: tag -> [(step, value)]."""
-    found = EventAccumulator(str(folder))
-    found.Reload()
+    events = EventAccumulator(str(folder))
+    events.Reload()
     return {
-        tag: [(e.step, e.value) for e in found.Scalars(tag)]
-        for tag in found.Tags()["scalars"]
+        tag: [(e.step, e.value) for e in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
     }
 
 
@@ -147,13 +147,13 @@ def test_tensorboard_reads_losses_and_speeds_back(tmp_path):
         writer.step(**{**STEP, "step": 4, "mfu": None, "loss": 0.5})
         writer.measure("held_out_loss", 2.5, "nats/token", step=3)
         writer.measure("all_reduce_time", 9.0, "us", bytes=1024)
-    found = scalars(tmp_path / "events")
+    curves = scalars(tmp_path / "events")
     losses = [(1, 4.0), (2, 2.0), (3, pytest.approx(4 / 3)), (4, 0.5)]
-    assert found["loss/training"] == losses
-    assert found["loss/held-out"] == [(3, 2.5)]
-    assert found["speed/tokens per s"][0] == (1, pytest.approx(123456.4))
-    assert [step for step, _ in found["speed/MFU"]] == [1, 2, 3]
-    assert set(found) == {
+    assert curves["loss/training"] == losses
+    assert curves["loss/held-out"] == [(3, 2.5)]
+    assert curves["speed/tokens per s"][0] == (1, pytest.approx(123456.4))
+    assert [step for step, _ in curves["speed/MFU"]] == [1, 2, 3]
+    assert set(curves) == {
         "loss/training", "loss/held-out", "gradient norm",
         "speed/tokens per s", "speed/MFU", "memory (GiB)",
     }  # fmt: skip

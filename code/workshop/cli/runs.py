@@ -11,9 +11,9 @@ from rich.table import Table
 from workshop import paths
 from workshop.cli import run_tables, runs_submit
 from workshop.errors import fail, one_sentence
-from workshop.records import check as checking
-from workshop.records import experiments as describe
-from workshop.records import load, pack, status
+from workshop.records import experiments, load, pack, status
+from workshop.records.check import examine_all
+from workshop.records.experiments import near
 
 app = typer.Typer(
     help="The recorded runs of the book: list, show, submit and check.",
@@ -99,15 +99,15 @@ def check(
     Exit code 1: a record is missing, failed or altered (with --release:
     or stale). Exit code 2: bad input.
     """
-    experiments = describe.read()
+    described = experiments.read()
     folder = records or paths.records()
-    findings = checking.examine_all(experiments, folder, paths.root())
+    findings = examine_all(described, folder, paths.root())
     if names:
         known = {finding.name: finding for finding in findings}
         for name in names:
             if name not in known:
                 fail(
-                    f"there is no run {name!r}{describe.near(name, known)}: "
+                    f"there is no run {name!r}{near(name, known)}: "
                     "`workshop runs list` shows all of them."
                 )
         findings = [known[name] for name in names]
@@ -147,7 +147,7 @@ def unpack_records(
     """Check the records of an archive and put them into book/runs."""
     folder = records or paths.records()
     root = paths.root()
-    for finding in pack.unpack(archive, describe.read(), folder, root):
+    for finding in pack.unpack(archive, experiments.read(), folder, root):
         print(f"{finding.name}: {finding.state}")
 
 

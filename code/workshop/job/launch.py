@@ -57,17 +57,17 @@ def together(action: Callable[[], T]) -> T:
     Returns this rank's result.  Raises `AgreedError` with the message of
     the lowest rank whose `action` raised `UserError`.
     """
-    result, message = None, None
+    returned, message = None, None
     try:
-        result = action()
+        returned = action()
     except UserError as error:
         message = str(error)
     messages: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(messages, message)
-    for found in messages:
-        if found is not None:
-            raise AgreedError(found)
-    return result
+    for failure in messages:
+        if failure is not None:
+            raise AgreedError(failure)
+    return returned
 
 
 def local_device() -> torch.device:

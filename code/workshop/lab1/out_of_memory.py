@@ -155,11 +155,11 @@ def main() -> None:
             corpus_sha256=None,
             tokenizer_sha256=None,
         )
-        found = [measure(args, n, writer) for n in args.micro_batches]
-    if not all(found[:-1]) or found[-1]:
+        fits = [measure(args, n, writer) for n in args.micro_batches]
+    if not all(fits[:-1]) or fits[-1]:
         wrong = [
             size
-            for size, fit in zip(args.micro_batches, found, strict=True)
+            for size, fit in zip(args.micro_batches, fits, strict=True)
             if fit == (size == args.micro_batches[-1])
         ]
         raise UserError(

@@ -67,24 +67,24 @@ def examine(
     if not (folder / "record.json").is_file():
         return _without_record(name, experiment, folder)
     try:
-        found = schema.read(folder / "record.json")
-        problem = alteration(name, found, folder)
+        body = schema.read(folder / "record.json")
+        problem = alteration(name, body, folder)
     except (OSError, UserError) as error:
         return Finding(name, "altered", str(error))
-    date = found["ended"][:10]
+    date = body["ended"][:10]
     if not problem and folder.is_relative_to(root / "book" / "runs"):
-        problem = _unfit(found)
+        problem = _unfit(body)
     if problem:
         return Finding(name, "altered", f"{name} {problem}.", date)
-    if found["status"] != schema.COMPLETED:
-        why = f"{name} {found['status']}: {found['reason']}."
+    if body["status"] != schema.COMPLETED:
+        why = f"{name} {body['status']}: {body['reason']}."
         return Finding(name, "failed", why, date)
     note = _other_attempt(folder)
     if experiment is None:
         why = f"{name} is no longer described in slurm/experiments."
         gone = (fingerprint.DEFINITION,)
         return Finding(name, "stale", why, date, gone, note)
-    then = found["sources"]["files"]
+    then = body["sources"]["files"]
     now = fingerprint.rehashed(then, experiment, root)
     changed = tuple(fingerprint.changed(then, now))
     if changed:
@@ -103,42 +103,42 @@ def _named(sources: tuple[str, ...]) -> str:
     return f"{names} and {more} more" if more > 0 else names
 
 
-def alteration(name: str, found: dict, folder: Path) -> str:
+def alteration(name: str, body: dict, folder: Path) -> str:
     """Return how a record differs from what its job wrote, or nothing."""
-    if found["name"] != name:
-        return f"holds the record of {found['name']}"
+    if body["name"] != name:
+        return f"holds the record of {body['name']}"
     return (
-        _files_differ(found, folder)
-        or _log_differs(found, folder)
-        or _values_differ(found, folder)
+        _files_differ(body, folder)
+        or _log_differs(body, folder)
+        or _values_differ(body, folder)
     )
 
 
-def _unfit(found: dict) -> str:
-    if found["slurm"] is None:
+def _unfit(body: dict) -> str:
+    if body["slurm"] is None:
         return "ran outside Slurm and has no place in book/runs"
-    if found["size"] != "full":
+    if body["size"] != "full":
         return "has the small size and no place in book/runs"
     return ""
 
 
-def _files_differ(found: dict, folder: Path) -> str:
-    for file, expected in found["files"].items():
+def _files_differ(body: dict, folder: Path) -> str:
+    for file, expected in body["files"].items():
         if not (folder / file).is_file():
             return f"lacks its file {file}"
         if sha256(folder / file) != expected:
             return f"has another {file} than its job wrote"
     for path in sorted(folder.rglob("*")):
         file = path.relative_to(folder).as_posix()
-        if path.is_file() and file not in {*found["files"], "record.json"}:
+        if path.is_file() and file not in {*body["files"], "record.json"}:
             return f"holds {file}, which its job did not write"
-    return "" if "log.txt" in found["files"] else "lists no log.txt"
+    return "" if "log.txt" in body["files"] else "lists no log.txt"
 
 
-def _log_differs(found: dict, folder: Path) -> str:
+def _log_differs(body: dict, folder: Path) -> str:
     log = (folder / "log.txt").read_text()
     said = dict(_HASH.findall(log))
-    if said.pop("record", None) != record.body_digest(found):
+    if said.pop("record", None) != record.body_digest(body):
         return "has fields that differ from those its job hashed in the log"
     metrics = record.metrics_files(folder)
     if said != {path.name: sha256(path) for path in metrics}:
@@ -146,13 +146,13 @@ def _log_differs(found: dict, folder: Path) -> str:
     return ""
 
 
-def _values_differ(found: dict, folder: Path) -> str:
+def _values_differ(body: dict, folder: Path) -> str:
     metrics = record.metrics_files(folder)
-    derived = record.derived(found["status"], metrics, found["schema"])
+    derived = record.derived(body["status"], metrics, body["schema"])
     for key, value in derived.items():
-        if found[key] != value:
+        if body[key] != value:
             return f"has a {key} that does not follow from its metrics"
-    sources = found["sources"]
+    sources = body["sources"]
     if digest(sources["files"]) != sources["fingerprint"]:
         return "has a fingerprint that is not that of its sources"
     return ""

@@ -159,10 +159,6 @@ class Experiment(BaseModel):
         keys = ("module", "launch", "args", "nodes", "gpus_per_node")
         return {key: getattr(self, key) for key in keys}
 
-    def as_dict(self) -> dict:
-        """Return the description as JSON types, for the record."""
-        return self.model_dump(mode="json")
-
 
 def read(folder: Path | None = None) -> dict[str, Experiment]:
     """Return the experiments of a folder by name, in the files' order.

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from workshop import paths
 from workshop.errors import UserError
-from workshop.records import check, node, schema
-from workshop.records import experiments as describe
+from workshop.records import check, experiments, node, schema
 from workshop.records.record import recorded_names
 from workshop.records.summary import read_events
 
@@ -38,7 +37,7 @@ class Run:
     @cached_property
     def finding(self) -> check.Finding:
         """The whole finding of the check: state, problems, changes."""
-        experiment = describe.read().get(self.name)
+        experiment = experiments.read().get(self.name)
         return check.examine(self.name, experiment, self.folder)
 
     @property
@@ -104,7 +103,7 @@ def load(name: str, folder: Path | None = None) -> Run:
     if not (place / "record.json").is_file():
         known = recorded_names(records)
         raise UserError(
-            f"{name} has no record{describe.near(name, known)}: "
+            f"{name} has no record{experiments.near(name, known)}: "
             f"run `workshop runs submit {name}` on a cluster."
         )
     return Run(name, schema.read(place / "record.json"), place)

@@ -82,8 +82,8 @@ def _extract(tar: tarfile.TarFile, folder: Path) -> None:
 
 
 def _replace(source: Path, records: Path, finding: check.Finding) -> None:
-    found = schema.read(source / "record.json")
+    body = schema.read(source / "record.json")
     staged = record.staging(records, finding.name.replace("/", "-"))
     shutil.rmtree(staged)
     shutil.move(source, staged)
-    record.place(staged, records, found)
+    record.place(staged, records, body)

@@ -39,8 +39,8 @@ def recorded_names(records: Path) -> list[str]:
 
 def metrics_files(folder: Path) -> list[Path]:
     """Return the metrics files of a run, by repeat."""
-    found = folder.glob("metrics.*.jsonl")
-    return sorted(found, key=lambda path: int(path.suffixes[0][1:]))
+    files = folder.glob("metrics.*.jsonl")
+    return sorted(files, key=lambda path: int(path.suffixes[0][1:]))
 
 
 def body_digest(record: dict) -> str:

@@ -76,8 +76,8 @@ def save(
 
 def latest(folder: str | os.PathLike) -> Path | None:
     """Return the newest checkpoint in `folder`, or None without any."""
-    found = _checkpoints(Path(folder))
-    return found[-1] if found else None
+    checkpoints = _checkpoints(Path(folder))
+    return checkpoints[-1] if checkpoints else None
 
 
 def load(

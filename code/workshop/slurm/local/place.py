@@ -63,10 +63,10 @@ def loopback_only() -> bool:
 def local_name() -> bool:
     """Say whether this machine's name leads to 127.0.0.1 and no further."""
     try:
-        found = socket.getaddrinfo(socket.gethostname(), None)
+        addresses = socket.getaddrinfo(socket.gethostname(), None)
     except socket.gaierror:
         return False
-    return {address[4][0] for address in found} == {"127.0.0.1"}
+    return {address[4][0] for address in addresses} == {"127.0.0.1"}
 
 
 def choose_ports(first: int | None, count: int) -> int:
