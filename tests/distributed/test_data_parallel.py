@@ -135,6 +135,40 @@ def test_a_parameter_that_some_ranks_use_counts_as_zero_elsewhere(
         torch.testing.assert_close(gradients["b.weight"], half)
 
 
+def average_two_types(rank: int, world: int, bucket_mib: float) -> dict:
+    """Step twice over weights of two types; rank 1 leaves one out at last."""
+    torch.manual_seed(0)
+    narrow = torch.nn.Linear(2, 3, bias=False)
+    wide = torch.nn.Linear(2, 3, bias=False)
+    last = torch.nn.Linear(2, 3, bias=False)
+    both = torch.nn.ModuleDict({"a": narrow, "b": wide.double(), "c": last})
+    model = OverlappedDataParallel(
+        both, dist.group.WORLD, bucket_mib=bucket_mib, unused=True
+    )
+    for step in range(2):
+        model.zero_grad(set_to_none=True)
+        x = torch.tensor([1.0, 2.0]) * (rank + 1)
+        loss = both["a"](x).sum() + both["b"](x.double()).sum()
+        if step == 0 or rank == 0:
+            loss = loss + both["c"](x).sum()
+        loss.backward()
+        model.finish()
+    return {name: p.grad for name, p in both.named_parameters()}
+
+
+@pytest.mark.parametrize("bucket_mib", [SMALL / 100, WHOLE])
+def test_types_and_what_one_rank_leaves_out_later_are_averaged(
+    pool2: Pool, bucket_mib: float
+) -> None:
+    # Rank r's gradient is (r + 1) (1, 2) in every row; c's of rank 1 is 0.
+    row = torch.tensor([1.0, 2.0])
+    due = {"a": 1.5 * row, "b": 1.5 * row.double(), "c": 0.5 * row}
+    for gradients in pool2.run(average_two_types, bucket_mib):
+        for name, gradient in gradients.items():
+            expected = due[name[0]].expand(3, 2)
+            torch.testing.assert_close(gradient, expected, rtol=0, atol=0)
+
+
 def backward_twice(rank: int, world: int) -> None:
     torch.manual_seed(0)
     model = OverlappedDataParallel(GPT(CONFIG), dist.group.WORLD)

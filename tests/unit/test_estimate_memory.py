@@ -138,6 +138,19 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not():
     assert largest_micro_batch(GPT_1_3B, Layout(), 2**30) == 0
 
 
+def test_the_reserve_is_kept_to_the_byte():
+    layout = Layout(micro_batch=4, num_microbatches=2)
+    needed = rank_bytes(GPT_1_3B, layout)["total"]
+    assert fits(GPT_1_3B, layout, needed + 2 * 2**30)
+    assert not fits(GPT_1_3B, layout, needed + 2 * 2**30 - 1)
+    assert fits(GPT_1_3B, layout, needed, reserve=0)
+    # Every stage must fit, not the first alone.
+    staged = Layout(pp=2, micro_batch=8, num_microbatches=2, cut=(4, 20))
+    largest, parts = largest_stage(GPT_1_3B, staged)
+    assert largest == 1
+    assert not fits(GPT_1_3B, staged, parts["total"] - 1, reserve=0)
+
+
 def test_ten_billion_parameters_need_two_devices():
     model = asdict(CONFIGS["gpt-10b"])
     assert not fits(model, Layout(), H200)
