@@ -1,5 +1,7 @@
 """Figures drawn from the records of runs, never from typed numbers."""
 
+from pathlib import Path
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -17,7 +19,11 @@ def bandwidth_curve(*runs: Record, labels: list[str] | None = None) -> Figure:
     """
     with style.drawing(2, width=9.0) as (figure, (left, right)):
         for index, run in enumerate(runs):
-            look = _series(index, _label(index, run, labels))
+            look = {
+                "color": style.SERIES[index % len(style.SERIES)],
+                "marker": style.MARKERS[index % len(style.MARKERS)],
+                "label": labels[index] if labels else Path(run.name).name,
+            }
             for axis, name in (
                 (left, "all_reduce_time"),
                 (right, "all_reduce_busbw"),
@@ -106,18 +112,6 @@ def _cell(
     )
     text = f"{value:,.0f}" if value >= 100 else f"{value:,.3g}"
     axis.text(*at, text, ha="center", va="center")
-
-
-def _series(index: int, label: str) -> dict:
-    return {
-        "color": style.SERIES[index % len(style.SERIES)],
-        "marker": style.MARKERS[index % len(style.MARKERS)],
-        "label": label,
-    }
-
-
-def _label(index: int, run: Record, labels: list[str] | None) -> str:
-    return labels[index] if labels else run.name.rpartition("/")[2]
 
 
 def _plain(value: float, _: object = None) -> str:
