@@ -40,8 +40,9 @@ def environment() -> dict[str, str]:
 def slurm_answers(env: dict[str, str]) -> bool:
     """Say whether a Slurm is up: the site's own, or the local cluster."""
     program = (
-        "import sys; from workshop.slurm import local as cluster; "
-        "sys.exit(not cluster.available())"
+        "import sys; from workshop.errors import one_sentence; "
+        "from workshop.slurm import local as cluster; "
+        "sys.exit(not one_sentence(cluster.available)())"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], check=False, env=env

@@ -27,6 +27,8 @@ def start_munged(layout: Layout) -> None:
     _launch(
         layout,
         "munged",
+        # It wants its socket open to all users, and the base is not.
+        "--force",
         f"--key-file={key}",
         f"--socket={layout.path('sock', 'munge')}",
         f"--pid-file={layout.path('run', 'munged.pid')}",
