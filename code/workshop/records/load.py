@@ -8,6 +8,7 @@ from workshop import paths
 from workshop.errors import UserError
 from workshop.records import check, node, schema
 from workshop.records import experiments as describe
+from workshop.records.files import short
 from workshop.records.record import recorded_names
 from workshop.records.summary import read_events
 
@@ -98,8 +99,18 @@ def devices(record: dict) -> str:
 
 
 def load(name: str, folder: Path | None = None) -> Run:
-    """Return the run called `name` from `folder` (default: book/runs)."""
+    """Return the run called `name` from `folder` (default: book/runs).
+
+    Raises:
+        UserError: it has no record there, or the name is no experiment's:
+            a path that leads elsewhere, say.
+    """
     records = folder or paths.records()
+    if not describe.NAME.fullmatch(name):
+        raise UserError(
+            f"{short(name)} is no name of a run: a name is lab/run, and "
+            "`workshop runs list` shows all of them."
+        )
     place = records / name
     if not (place / "record.json").is_file():
         known = recorded_names(records)
