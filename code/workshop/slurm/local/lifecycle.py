@@ -19,6 +19,7 @@ from workshop.slurm.local import (
     hosts,
     packages,
     programs,
+    strays,
 )
 from workshop.slurm.local.place import (
     check_base,
@@ -215,6 +216,9 @@ def _write_configuration(layout: Layout, prefix: Path) -> None:
     prolog = base / "task_prolog.sh"
     prolog.write_text(config.task_prolog(layout))
     prolog.chmod(0o755)
+    epilog = base / "epilog.sh"
+    epilog.write_text(strays.EPILOG.format(base=base))
+    epilog.chmod(0o755)
     for number, name in enumerate(layout.names):
         (base / f"spool.{name}").mkdir()
         (base / f"gpumap.{name}").write_text(config.gpu_map(layout, number))
@@ -233,6 +237,7 @@ def _launch(layout: Layout, report: Report) -> None:
 
 
 def _stop(layout: Layout, report: Report = lambda stage: None) -> None:
+    nodes = strays.namespaces(layout)
     # Slurm's commands wait up to a minute for daemons that are dead.
     if state.broken(layout) is None:
         report("ending jobs")
@@ -241,7 +246,7 @@ def _stop(layout: Layout, report: Report = lambda stage: None) -> None:
     daemons.end(layout, "slurmd", "slurmctld")
     report("stopping munged")
     daemons.end(layout, "munged")
-    daemons.end_strays(layout)
+    strays.end_all(layout, nodes)
     hosts.forget(layout.path())
     # The logs stay for whoever wants to know what happened.
     for _, pid_file in layout.daemons().values():
