@@ -16,8 +16,24 @@ def fail(message, code=2):
     raise SystemExit(code)
 
 
+def full_disk(error):
+    """Return the sentence for a disk without room, None for another error."""
+    import errno
+
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return None
+    where = f" for {error.filename}" if error.filename else ""
+    return (
+        f"the disk has no room{where} ({error.strerror}): make some, or "
+        "write to another one, and run this again"
+    )
+
+
 def one_sentence(function):
-    """Turn a `UserError` of `function` into one sentence and exit code 2."""
+    """Turn a `UserError` of `function` into one sentence and exit code 2.
+
+    So does a full disk.
+    """
     from functools import wraps  # which MicroPython does not have
 
     @wraps(function)
@@ -26,5 +42,9 @@ def one_sentence(function):
             return function(*args, **kwargs)
         except UserError as error:
             fail(str(error))
+        except OSError as error:
+            if message := full_disk(error):
+                fail(message)
+            raise
 
     return guarded

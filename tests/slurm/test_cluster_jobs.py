@@ -138,6 +138,19 @@ def test_cancel_ends_all_ranks(tmp_path: Path, slurm_cluster) -> None:
     assert not alive(marker), "ranks outlive their job"
 
 
+def test_cancel_ends_what_left_the_process_tree(script, tmp_path) -> None:
+    mark = f"96{os.getpid()}"
+    ended = jobs.submit(script(f"(setsid sleep {mark} &)"))
+    jobs.wait(ended, 120)
+    assert not alive(f"sleep {mark}"), "a child outlives its job"
+    path = script(f"(setsid sleep {mark} &)\necho started\nsleep 300")
+    job_id = jobs.submit(path)
+    wait_for(tmp_path / "job.out", "started")
+    assert alive(f"sleep {mark}")
+    jobs.cancel(job_id)
+    assert not alive(f"sleep {mark}"), "a child outlives its job"
+
+
 def test_interrupted_wait_leaves_the_cluster_sane(script, tmp_path) -> None:
     path = script("echo started; sleep 300")
     process = subprocess.Popen(

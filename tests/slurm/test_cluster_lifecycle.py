@@ -1,6 +1,8 @@
 """Starting and stopping: names, GPUs, second starts, bad input."""
 
+import os
 import re
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -100,7 +102,10 @@ def test_without_namespaces_names_still_resolve(
 def test_stop_ends_everything(slurm_cluster, second_base: Path) -> None:
     layout = cluster.start(nodes=1)
     script = second_base / "sleeper.sbatch"
-    script.write_text("#!/bin/bash\nsrun sleep 98765\n")
+    lines = ["#!/bin/bash", "(setsid sleep 98765 &)", "srun sleep 98765"]
+    if layout.own_names:  # else nothing tells whose it is
+        lines.insert(1, "(env -i setsid sleep 98765 &)")
+    script.write_text("\n".join(lines) + "\n")
     job_id = jobs.submit(script, options=["--output=/dev/null"])
     running = jobs.GOING - {"PENDING", "CONFIGURING"}
     ends = time.monotonic() + 120
@@ -121,6 +126,19 @@ def test_stop_ends_everything(slurm_cluster, second_base: Path) -> None:
     status = runner.invoke(app, ["status"])
     assert status.exit_code == 3 and "workshop cluster start" in status.output
     assert runner.invoke(app, ["stop"]).exit_code == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_stop_waits_for_no_munged_that_is_dead_or_hangs(
+    slurm_cluster, second_base: Path, how: signal.Signals
+) -> None:
+    layout = cluster.start(nodes=1)
+    os.kill(int(layout.path("run", "munged.pid").read_text()), how)
+    began = time.monotonic()
+    cluster.stop()
+    assert time.monotonic() - began < 25
+    assert not state.alive(layout)
 
 
 def test_taken_port_is_named(slurm_cluster, second_base: Path) -> None:

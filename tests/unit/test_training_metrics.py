@@ -1,15 +1,19 @@
 """The metrics file and the log line."""
 
+import errno
 import json
+import os
 import re
+import resource
 import sys
+import threading
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
-from workshop.errors import UserError
+from workshop.errors import UserError, one_sentence
 from workshop.job.metrics import (
     UNITS,
     MetricsWriter,
@@ -99,6 +103,64 @@ def test_a_resumed_run_continues_the_file_where_it_resumes(tmp_path):
         ("measure", 2),
         ("step", 3),
     ]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]\n", "null\n", "\0\xff", '{"event": "step"}\n', "{"]
+)
+def test_what_is_no_metrics_file_is_begun_anew(tmp_path, text):
+    path = tmp_path / "m.jsonl"
+    path.write_text(text, encoding="latin-1")
+    with MetricsWriter(path, resumed_at=2) as writer:
+        writer.meta(seed=1)
+    assert [event["event"] for event in events(path)] == ["meta"]
+
+
+@pytest.fixture
+def no_room():
+    """A disk where no file of this process grows beyond 200 bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_one_sentence_and_loses_no_step(tmp_path, no_room):
+    path = tmp_path / "m.jsonl"
+    with pytest.raises(UserError, match="m.jsonl cannot be written .*large"):
+        with MetricsWriter(path) as writer:
+            writer._write({"event": "meta"})
+            for step in range(99):
+                writer.step(step=step)
+    whole = path.read_text().splitlines()[:-1]
+    assert [json.loads(line).get("step") for line in whole[1:4]] == [0, 1, 2]
+    kept = path.read_bytes()
+    with pytest.raises(UserError, match="cannot be written"):
+        with MetricsWriter(path, resumed_at=99) as writer:
+            writer.step(step=100, text="x" * 200)
+    assert path.read_bytes().startswith(kept[: kept.rindex(b"\n")])
+
+
+def test_tensorboard_on_a_full_disk_is_one_sentence(
+    tmp_path, no_room, monkeypatch
+):
+    # TensorBoard's own thread shows what it met, too.
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    with pytest.raises(UserError, match="events .*large.*--tensorboard"):
+        with ScalarWriter(None, tmp_path / "events") as writer:
+            for step in range(2000):
+                writer.step(**{**STEP, "step": step})
+
+
+def test_a_full_disk_is_told_from_other_errors():
+    @one_sentence
+    def fails(number):
+        raise OSError(number, os.strerror(number), "a/file")
+
+    with pytest.raises(SystemExit):
+        fails(errno.ENOSPC)
+    with pytest.raises(FileNotFoundError):
+        fails(errno.ENOENT)
 
 
 def test_a_diverged_loss_stays_valid_json(tmp_path):

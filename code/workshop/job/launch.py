@@ -8,6 +8,7 @@ import ctypes
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import (
     AbstractContextManager,
@@ -15,12 +16,14 @@ from contextlib import (
     nullcontext,
 )
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from workshop import private
 from workshop.errors import UserError, fail
 
 T = TypeVar("T")
@@ -111,6 +114,7 @@ def launched() -> Iterator[Job]:
         )
     try:
         device = together(local_device)
+        together(keep_compiled_code_private)
         if cuda:
             torch.cuda.set_device(device)
         with fastest_attention() if cuda else nullcontext():
@@ -136,6 +140,21 @@ def end_with_launcher() -> None:
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         libc = ctypes.CDLL(None)
         libc.prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def keep_compiled_code_private() -> None:
+    """Have torch.compile keep its programs where nobody else can lay some.
+
+    Its own choice, `torchinductor_USER` under the temporary folder, can be
+    guessed, and it runs what it finds there.
+
+    Raises `UserError` when another user was there first.
+    """
+    name = f"workshop-compiled-{os.getuid()}"
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        remedy = "let TORCHINDUCTOR_CACHE_DIR name a folder of yours"
+        folder = private.make(Path(tempfile.gettempdir(), name), remedy)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def fastest_attention() -> AbstractContextManager[None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from workshop import paths
 from workshop.errors import UserError
 from workshop.records import check, experiments, node, schema
+from workshop.records.files import short
 from workshop.records.record import recorded_names
 from workshop.records.summary import read_events
 
@@ -97,8 +98,18 @@ def devices(record: dict) -> str:
 
 
 def load(name: str, folder: Path | None = None) -> Run:
-    """Return the run called `name` from `folder` (default: book/runs)."""
+    """Return the run called `name` from `folder` (default: book/runs).
+
+    Raises:
+        UserError: it has no record there, or the name is no experiment's:
+            a path that leads elsewhere, say.
+    """
     records = folder or paths.records()
+    if not experiments.NAME.fullmatch(name):
+        raise UserError(
+            f"{short(name)} is no name of a run: a name is lab/run, and "
+            "`workshop runs list` shows all of them."
+        )
     place = records / name
     if not (place / "record.json").is_file():
         known = recorded_names(records)
