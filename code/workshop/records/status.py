@@ -54,9 +54,9 @@ def prediction(text: str, loader: expression.Loader) -> str:
     def value(match: re.Match) -> str:
         try:
             number = expression.evaluate(match[1], loader)
+            return expression.formatted(number, match[2] or "")
         except UserError as error:
             return f"(not yet known: {error})"
-        return format(number, match[2] or "")
 
     return _PLACE.sub(value, text)
 
