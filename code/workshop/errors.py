@@ -17,7 +17,10 @@ def fail(message, code=2):
 
 
 def one_sentence(function):
-    """Turn a `UserError` of `function` into one sentence and exit code 2."""
+    """Turn a `UserError` of `function` into one sentence and exit code 2.
+
+    And an `OSError` of a path: too long, a folder, closed to this user.
+    """
     from functools import wraps  # which MicroPython does not have
 
     @wraps(function)
@@ -26,5 +29,11 @@ def one_sentence(function):
             return function(*args, **kwargs)
         except UserError as error:
             fail(str(error))
+        except OSError as error:
+            if error.filename is None:  # of no file: a closed pipe, say
+                raise
+            name = str(error.filename)
+            name = name if len(name) < 60 else f"{name[:57]}..."
+            fail(f"{name} cannot be used ({error.strerror}): name another")
 
     return guarded

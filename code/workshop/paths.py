@@ -3,6 +3,12 @@
 import os
 from pathlib import Path
 
+from workshop.errors import UserError
+
+
+class NoCheckoutError(UserError, FileNotFoundError):
+    """There is no checkout of the workshop here."""
+
 
 def root() -> Path:
     """Return the repository's root: `WORKSHOP_ROOT`, else found from here."""
@@ -11,7 +17,7 @@ def root() -> Path:
     for folder in (Path.cwd(), *Path.cwd().parents, *Path(__file__).parents):
         if (folder / "slurm" / "experiments").is_dir():
             return folder.resolve()
-    raise FileNotFoundError(
+    raise NoCheckoutError(
         "no workshop checkout here: run this inside the repository, "
         "or set WORKSHOP_ROOT to its folder"
     )

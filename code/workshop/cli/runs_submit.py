@@ -90,6 +90,8 @@ def submit(
     out or was cancelled. 130: Ctrl-C, which also cancels the job.
     """
     experiments = describe.select(names or [], describe.read())
+    if chapter:
+        describe.of_chapter(chapter, describe.read())
     out = (out or record.destination(small)).resolve()
     total = seconds(budget, "--budget") if budget else None
     try:

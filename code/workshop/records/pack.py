@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from workshop.errors import UserError
 from workshop.records import check, record, schema
 from workshop.records.experiments import Experiment, near
+from workshop.records.files import short
 
 
 def pack(archive: Path, names: list[str], records: Path) -> list[str]:
@@ -16,7 +17,7 @@ def pack(archive: Path, names: list[str], records: Path) -> list[str]:
     for name in names:
         if name not in known:
             raise UserError(
-                f"{name} has no record to pack{near(name, known)}."
+                f"{short(name)} has no record to pack{near(name, known)}."
             )
     chosen = names or known
     if not chosen:
@@ -46,9 +47,10 @@ def unpack(
             with tarfile.open(archive, "r:gz") as tar:
                 _extract(tar, folder)
         except (OSError, EOFError, tarfile.TarError) as error:
+            why = getattr(error, "strerror", None) or error
             raise UserError(
-                f"{archive} cannot be unpacked ({error}): pack it again "
-                "with `workshop runs pack`."
+                f"{short(str(archive))} cannot be unpacked ({why}): pack it "
+                "again with `workshop runs pack`."
             ) from None
         findings = [
             check.examine(name, experiments.get(name), folder / name, root)

@@ -10,6 +10,7 @@ from workshop.records import check, expression, schema
 from workshop.records import experiments as describe
 from workshop.records import load as loading
 from workshop.records.experiments import Experiment
+from workshop.records.files import is_file
 
 _PLACE = re.compile(r"\{([^{}]+?)(?::([^{}:]*))?\}")
 
@@ -34,13 +35,26 @@ class Row:
     command: str
 
 
-def table(records: Path | None = None) -> list[Row]:
-    """Return a row for each experiment and record, in the file's order."""
+def table(records: Path | None = None, chapter: str = "") -> list[Row]:
+    """Return a row for each experiment and record, in the file's order.
+
+    With a chapter: for its experiments alone.
+
+    Raises:
+        UserError: no experiment is of that chapter.
+    """
     root, records = paths.root(), records or paths.records()
     experiments = describe.read()
+    if chapter:
+        findings = [
+            check.examine(each.name, each, records / each.name, root)
+            for each in describe.of_chapter(chapter, experiments)
+        ]
+    else:
+        findings = check.examine_all(experiments, records, root)
     return [
         _row(finding, experiments.get(finding.name), records)
-        for finding in check.examine_all(experiments, records, root)
+        for finding in findings
     ]
 
 
@@ -66,7 +80,7 @@ def _row(
 ) -> Row:
     when = where = commit = ""
     file = records / finding.name / "record.json"
-    if file.is_file():
+    if is_file(file):
         try:
             found = schema.read(file)
         except UserError:
