@@ -30,6 +30,8 @@ def one_sentence(function):
         except UserError as error:
             fail(str(error))
         except OSError as error:
+            if error.errno is None:  # a sentence of ours
+                fail(str(error))
             if error.filename is None:  # of no file: a closed pipe, say
                 raise
             name = str(error.filename)

@@ -3,12 +3,6 @@
 import os
 from pathlib import Path
 
-from workshop.errors import UserError
-
-
-class NoCheckoutError(UserError, FileNotFoundError):
-    """There is no checkout of the workshop here."""
-
 
 def root() -> Path:
     """Return the repository's root: `WORKSHOP_ROOT`, else found from here."""
@@ -17,7 +11,7 @@ def root() -> Path:
     for folder in (Path.cwd(), *Path.cwd().parents, *Path(__file__).parents):
         if (folder / "slurm" / "experiments").is_dir():
             return folder.resolve()
-    raise NoCheckoutError(
+    raise FileNotFoundError(
         "no workshop checkout here: run this inside the repository, "
         "or set WORKSHOP_ROOT to its folder"
     )
