@@ -32,7 +32,8 @@ def full_disk(error):
 def one_sentence(function):
     """Turn a `UserError` of `function` into one sentence and exit code 2.
 
-    So does a full disk.
+    So does a full disk, and an `OSError` of a path: too long, a folder,
+    closed to this user.
     """
     from functools import wraps  # which MicroPython does not have
 
@@ -45,6 +46,12 @@ def one_sentence(function):
         except OSError as error:
             if message := full_disk(error):
                 fail(message)
-            raise
+            if error.errno is None:  # a sentence of ours
+                fail(str(error))
+            if error.filename is None:  # of no file: a closed pipe, say
+                raise
+            name = str(error.filename)
+            name = name if len(name) < 60 else f"{name[:57]}..."
+            fail(f"{name} cannot be used ({error.strerror}): name another")
 
     return guarded

@@ -17,10 +17,11 @@ rank, world = dist.get_rank(), dist.get_world_size()
 total = torch.tensor(float(rank + 1))
 dist.all_reduce(total)
 assert total.item() == world * (world + 1) / 2
+cpus = os.environ.get("SLURM_CPUS_PER_TASK")  # srun says the step's own
 line = (
     f"rank {rank} of {world} on {os.environ['SLURMD_NODENAME']} "
     f"({socket.gethostname()}) local {os.environ['LOCAL_RANK']} "
-    f"pid {os.getpid()} sum {total.item():g}\n"
+    f"pid {os.getpid()} {cpus} CPUs sum {total.item():g}\n"
 )
 # One write: print would send the line's end by itself, after which
 # another rank's line may already have come.

@@ -14,7 +14,7 @@ from workshop.cli.cluster import app
 from workshop.errors import UserError
 from workshop.slurm import jobs, profile, state
 from workshop.slurm import local as cluster
-from workshop.slurm.local import packages, programs
+from workshop.slurm.local import daemons, packages, programs
 from workshop.slurm.state import Layout
 
 
@@ -61,6 +61,42 @@ def test_dead_daemon_is_named_and_mended(
     assert "1 node of 1 pretended GPU" in started.output
     assert not sleepers(mark), "a job outlives its cluster"
     assert jobs.wait(jobs.submit("slurm/hello.sbatch", nodes=1), 120).ended
+
+
+@pytest.mark.parametrize("name", ["munged", "slurmctld"])
+def test_a_daemon_that_does_not_answer_shows_in_status_and_start(
+    slurm_cluster: Layout, monkeypatch, name: str
+) -> None:
+    monkeypatch.setattr(daemons, "ANSWER_TIMEOUT_S", 1)
+    program, pid_file = slurm_cluster.daemons()[name]
+    stuck = psutil.Process(state.daemon_pid(pid_file, program))
+    stuck.suspend()
+    try:
+        for command in ("status", "start"):
+            said = workshop_cluster(command)
+            assert said.exit_code == 3, said.output
+            assert "munged or slurmctld does not serve sinfo" in said.output
+    finally:
+        stuck.resume()
+    assert workshop_cluster("status").exit_code == 0
+
+
+def test_a_node_that_the_controller_lost_shows_in_status_and_start(
+    slurm_cluster: Layout, shell
+) -> None:
+    update = "scontrol update nodename=node2 state="
+    try:
+        assert shell(f"{update}drain reason=test").returncode == 0
+        assert workshop_cluster("status").exit_code == 0
+        shell(f"{update}resume")
+        assert shell(f"{update}down reason=test").returncode == 0
+        for command in ("status", "start"):
+            said = workshop_cluster(command)
+            assert said.exit_code == 3, said.output
+            assert "broken: node2 is down" in said.output
+    finally:
+        shell(f"{update}resume")
+    assert workshop_cluster("status").exit_code == 0
 
 
 def test_vanished_programs_of_a_spaced_path_are_unpacked_again(

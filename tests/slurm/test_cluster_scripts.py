@@ -1,6 +1,7 @@
 """Every slurm/*.sbatch runs on a real cluster and does what it says."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,61 @@ def test_script_runs(
             print(log.read_text()[-6000:])
         raise
     CHECKS[name](Path(job.output).read_text(), tmp_path, slurm_cluster)
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_more_tasks_than_launchers_are_one_world(
+    nodes: int, tmp_path: Path, slurm_cluster: Layout
+) -> None:
+    """And their launchers have the CPUs that the script asks for."""
+    script = "torchrun_nodes" if nodes == 2 else "torchrun_node"
+    log = tmp_path / "log.out"
+    job_id = jobs.submit(
+        f"slurm/{script}.sbatch",
+        ["tests.slurm.all_reduce"],
+        options=["--ntasks-per-node=2", f"--output={log}"],
+    )
+    try:
+        jobs.wait(job_id, timeout=300)
+    finally:
+        print(log.read_text()[-6000:] if log.exists() else "no log")
+    ranks = 2 * nodes
+    said = re.findall(rf"rank (\d) of {ranks} on .* sum", log.read_text())
+    assert sorted(said) == [str(rank) for rank in range(ranks)]
+    assert log.read_text().count("4 CPUs") == ranks
+
+
+def test_tasks_that_are_no_world_are_refused_once(shell) -> None:
+    train = "srun --ntasks=2 {} -m workshop.lab1.pretrain_gpt --steps 1"
+    for program in ("python", "torchrun --nproc-per-node 1 --standalone"):
+        path = f"PATH={Path(sys.executable).parent}:$PATH"
+        done = shell(f"{path} PYTHONPATH=code {train.format(program)}")
+        assert done.returncode != 0 and "step" not in done.stdout
+        told = re.findall(r"^error: .*", done.stderr, re.MULTILINE)
+        assert len(told) == 1, done.stderr
+        assert "2 tasks were started that do not know" in told[0]
+
+
+@pytest.mark.parametrize("name", ["hello", "torchrun_node"])
+def test_a_script_submitted_elsewhere_says_so_or_runs(
+    name: str, tmp_path: Path, shell
+) -> None:
+    script = FOLDER / f"{name}.sbatch"
+    there = f"cd {tmp_path} && unset WORKSHOP_ROOT &&"
+    done = shell(f"{there} sbatch --parsable {script}")
+    job = jobs.wait(int(done.stdout), 120, check=False)
+    said = Path(job.output).read_text()
+    assert Path(job.output).parent == tmp_path
+    if name == "hello":
+        assert job.state == "COMPLETED" and "runs on" in said
+    else:
+        assert job.state == "FAILED"
+        assert "error: submit in the repository's folder" in said
+
+
+def test_a_submitted_script_keeps_its_log_in_the_folder_of_logs() -> None:
+    job = jobs.wait(jobs.submit("slurm/hello.sbatch"), 120)
+    assert Path(job.output) == FOLDER / "logs" / f"hello-{job.job_id}.out"
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.sbatch")))

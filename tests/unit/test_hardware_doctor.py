@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -29,6 +30,26 @@ GPU = {
 @pytest.fixture
 def here(tmp_path):
     return Machine(copy.deepcopy(ABOUT), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("host", "ok"), [("localhost", True), ("no-such-name.invalid", None)]
+)
+def test_a_name_that_leads_nowhere_is_named_with_a_remedy(here, host, ok):
+    here.about["host"]["name"] = host
+    told = checks.name(here)
+    assert told.ok is ok and host in told.observed
+    assert ("PET_LOCAL_ADDR=127.0.0.1" in told.remedy) == (ok is None)
+
+
+def test_a_name_server_that_does_not_answer_is_not_waited_for(
+    here, monkeypatch
+):
+    def hangs(words, timeout, **options):
+        raise subprocess.TimeoutExpired(words, timeout)
+
+    monkeypatch.setattr(subprocess, "run", hangs)
+    assert "takes long to find" in checks.name(here).observed
 
 
 @pytest.fixture

@@ -100,6 +100,24 @@ def test_unit_belongs_to_a_single_metric(loader):
         ("[1 for _ in (1,)]", "not allowed"),
         ("run(1)", "takes one name"),
         ("min()", "no value"),
+        ("9**9**9", "no value"),
+        ("(-8)**0.5", "no value"),
+        ("10**5000", "no value"),
+        ("1" + "0" * 400, "no value"),
+        ("1e308 * 10", "not finite"),
+        ("1e999 - 1e999", "not finite"),
+        ("2j", "not allowed"),
+        ("round(5, -10**9)", "no value"),
+        ('run("lab1/one").meta.kind * 10**9', "no real number"),
+        ('run("lab1/one").meta.kind % 1', "no real number"),
+        ("-" * 1900 + "1", "not an expression"),
+        ("-" * 5000 + "1", "5001 characters"),
+        ("(" * 900 + "1" + ")" * 900, "not an expression"),
+        ("+".join("1" * 60), "parts inside parts"),
+        ("9" * 5000, "5000 characters"),
+        ('predicted("pp2", "total", num_microbatches=10**9)', "not allowed"),
+        ('predicted("pp2", "total", micro_batch=999999999)', "no value"),
+        ("\0", "not an expression"),
     ],
 )
 def test_bad_expression_is_one_sentence(loader, text, says):
@@ -107,6 +125,22 @@ def test_bad_expression_is_one_sentence(loader, text, says):
         expression.evaluate(text, loader)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["inf", "nan", "-inf"])
+def test_a_number_of_a_record_that_is_not_finite_has_no_value(loader, text):
+    run = loader("lab1/one")
+    run.summary["loss"]["median"] = float(text)
+    for claim in ("< 5", "> 5", "!= 5"):
+        with pytest.raises(UserError, match="not finite"):
+            expression.evaluate(f'run("lab1/one").loss {claim}', loader)
+
+
+@pytest.mark.parametrize("style", ["10000000000d", "d", ".999999999f", "Q"])
+def test_a_format_that_is_none_is_one_sentence(style):
+    with pytest.raises(UserError, match="cannot be shown as"):
+        expression.formatted(1.5, style)
+    assert expression.formatted(1.54, ",.1f") == "1.5"
 
 
 def test_a_prediction_is_the_models() -> None:

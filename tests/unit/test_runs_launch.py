@@ -24,8 +24,9 @@ def experiment(**fields):
 def test_command_of_one_node():
     toy = experiment()
     assert launch.command(toy, toy.size()) == [
-        "torchrun",
-        "--standalone",
+        "python",
+        "-m",
+        "workshop.job.one_node",
         "--nproc-per-node",
         "2",
         "-m",
@@ -38,9 +39,10 @@ def test_command_of_one_node():
 def test_two_nodes_become_one_on_a_single_machine():
     toy = experiment(nodes=2, gpus_per_node=1)
     command = launch.command(toy, toy.size().on_one_node())
-    assert command[:4] == [
-        "torchrun",
-        "--standalone",
+    assert command[:5] == [
+        "python",
+        "-m",
+        "workshop.job.one_node",
         "--nproc-per-node",
         "2",
     ]
@@ -50,7 +52,7 @@ def test_command_of_two_nodes_has_rank_0_on_the_first():
     toy = experiment(nodes=2, gpus_per_node=1)
     place = launch.Allocation(2, "node1", 20042)
     command = launch.command(toy, toy.size(), place)
-    assert command[:3] == ["srun", "--nodes", "2"]
+    assert command[:5] == ["srun", "--nodes", "2", "--ntasks", "2"]
     assert command[-1] == (
         "exec torchrun --nnodes 2 --node-rank $SLURM_NODEID "
         "--nproc-per-node 1 --master-addr node1 --master-port 20042 "
@@ -119,12 +121,11 @@ def test_python_and_torchrun_are_those_of_this_interpreter(tmp_path):
     toy = experiment(nodes=2)
     single = launch.command(toy, toy.size().on_one_node())
     command = launch.executable(single, nowhere)
-    assert command == [*module, *single[1:]]
+    assert command == [sys.executable, *single[1:]]
     double = launch.command(toy, toy.size(), launch.Allocation(2, "n1", 9))
     command = launch.executable(double, nowhere)
     assert command[-1].startswith(f"exec {' '.join(module)} --nnodes 2")
     assert launch.executable(["python", "-m", "x"], nowhere)[0] == module[0]
     (tmp_path / "torchrun").write_text("#!/bin/sh\n")
     (tmp_path / "torchrun").chmod(0o755)
-    assert launch.executable(single, nowhere) == single
     assert launch.executable(double, nowhere) == double

@@ -152,15 +152,20 @@ def test_tensorboard_on_a_full_disk_is_one_sentence(
                 writer.step(**{**STEP, "step": step})
 
 
-def test_a_full_disk_is_told_from_other_errors():
+def test_a_full_disk_is_told_from_other_errors(capsys):
     @one_sentence
-    def fails(number):
-        raise OSError(number, os.strerror(number), "a/file")
+    def fails(number, *file):
+        raise OSError(number, os.strerror(number), *file)
 
-    with pytest.raises(SystemExit):
-        fails(errno.ENOSPC)
-    with pytest.raises(FileNotFoundError):
-        fails(errno.ENOENT)
+    for number, says in (
+        (errno.ENOSPC, "the disk has no room for a/file"),
+        (errno.ENOENT, "a/file cannot be used"),
+    ):
+        with pytest.raises(SystemExit):
+            fails(number, "a/file")
+        assert says in capsys.readouterr().err
+    with pytest.raises(BrokenPipeError):
+        fails(errno.EPIPE)
 
 
 def test_a_diverged_loss_stays_valid_json(tmp_path):

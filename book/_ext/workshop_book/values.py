@@ -30,12 +30,7 @@ def split(text: str, least: int, most: int, shape: str) -> list[str]:
 
 def shown(value: object, unit: str, style: str) -> str:
     """Return a number with its format and unit, as typeset."""
-    try:
-        number = format(value, style)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{value!r} cannot be shown as {style!r}: {error}"
-        ) from None
+    number = expression.formatted(value, style)
     number = number.replace("-", "\N{MINUS SIGN}", number.startswith("-"))
     if not unit:
         return number

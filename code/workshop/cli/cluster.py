@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from workshop.errors import one_sentence
+from workshop.errors import UserError, one_sentence
 from workshop.paths import root
 from workshop.slurm import jobs, profile, state
 from workshop.slurm import local as cluster
@@ -85,6 +85,8 @@ def start(
     if wrong:
         print(f"started anew, since of the cluster that was up {wrong}")
     print(f"{'already up' if was_up else 'up'}: {shape}, in {base}")
+    if was_up:
+        _refuse_lost(base)
     if not layout.own_names:
         print("the nodes share this machine's host name (no namespaces here)")
     print(f"put its commands on your PATH:  . {_near(env)}")
@@ -111,8 +113,14 @@ def status(base: Base = None) -> None:
     if not cluster.running(base):
         print("down: start it with `workshop cluster start`")
         raise typer.Exit(DOWN)
-    print(daemons.ask(base, ["sinfo", "-N", "-o", "%N %T %c %G"]), end="")
-    print(daemons.ask(base, ["squeue"]), end="")
+    try:
+        shown = ["sinfo", "-N", "-o", "%N %T %c %G"]
+        print(daemons.answer(base, shown), end="")
+        print(daemons.answer(base, ["squeue"]), end="")
+    except UserError as error:
+        print(f"broken: {error}")
+        raise typer.Exit(DOWN) from None
+    _refuse_lost(base)
 
 
 @app.command()
@@ -158,6 +166,8 @@ def submit(
     ] = None,
 ) -> None:
     """Submit a script with the site's profile and wait; Ctrl-C cancels."""
+    if timeout is not None and not timeout > 0:  # nan is not, either
+        raise UserError(f"--timeout is {timeout:g}: give more than 0 s")
     site = profile.load(profile_name)
     job_id = jobs.submit(script, arguments or (), site)
     with progress(f"job {job_id}") as report:
@@ -167,6 +177,20 @@ def submit(
             lambda now: report(f"job {job_id}: {now.state} {now.nodes}"),
         )
     print(f"job {job_id} completed on {job.nodes}: {job.output}")
+
+
+def _refuse_lost(base: Path) -> None:
+    """End the command with a sentence if the controller lost a node."""
+    try:
+        wrong = daemons.lost_nodes(base)
+    except UserError as error:
+        wrong = str(error)
+    if wrong:
+        print(
+            f"broken: {wrong}, mend it with `workshop cluster stop` and "
+            "`workshop cluster start`"
+        )
+        raise typer.Exit(DOWN)
 
 
 def _broken(base: Path) -> str | None:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from workshop.records.values import split
@@ -39,9 +40,10 @@ def tables(summary: Mapping[str, dict]) -> Iterator[Table]:
 
 
 def _table(title: str, heads: list[str], rows: list) -> Table:
-    table = Table(box=None, title=title or None, title_justify="left")
+    title = escape(title) or None
+    table = Table(box=None, title=title, title_justify="left")
     for head in heads:
-        table.add_column(head, overflow="fold")
+        table.add_column(escape(head), overflow="fold")
     for statistic in STATISTICS:
         right = statistic != "unit"
         table.add_column(
@@ -49,5 +51,6 @@ def _table(title: str, heads: list[str], rows: list) -> Table:
         )
     for first, entry in rows:
         numbers = [f"{entry[part]:.6g}" for part in STATISTICS[:3]]
-        table.add_row(*first, *numbers, str(entry["repeats"]), entry["unit"])
+        last = (str(entry["repeats"]), escape(entry["unit"]))
+        table.add_row(*map(escape, first), *numbers, *last)
     return table

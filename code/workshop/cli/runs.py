@@ -1,19 +1,22 @@
 """`workshop runs`: list, show, submit and check the recorded runs."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from workshop import paths
 from workshop.cli import run_tables, runs_submit
-from workshop.errors import fail, one_sentence
-from workshop.records import experiments, load, pack, status
-from workshop.records.check import examine_all
+from workshop.errors import UserError, fail, one_sentence
+from workshop.records import experiments, load, pack, record, status
+from workshop.records.check import examine, examine_all
 from workshop.records.experiments import near
+from workshop.records.files import short
 
 app = typer.Typer(
     help="The recorded runs of the book: list, show, submit and check.",
@@ -50,10 +53,9 @@ def list_runs(
     table = Table(box=None)
     for column in ("run", "state", "recorded", "where", "title"):
         table.add_column(column, overflow="fold")
-    for row in status.table(records):
-        if chapter in ("", row.chapter):
-            state = _coloured(row.state)
-            table.add_row(row.name, state, row.when, row.where, row.title)
+    for row in status.table(_present(records), chapter):
+        shown = map(escape, (row.when, row.where, row.title))
+        table.add_row(escape(row.name), _coloured(row.state), *shown)
     Console().print(table)
 
 
@@ -70,15 +72,17 @@ def show(
     records: Records = None,
 ) -> None:
     """Show one run: provenance, command and summary."""
-    run = load.load(name, records)
+    run = load.load(name, _present(records))
     if as_json:
         print(json.dumps(run.record, indent=1, ensure_ascii=False))
         return
     console = run_tables.console()
-    console.print(run.provenance(), soft_wrap=True, highlight=False)
-    console.print(f"state    {_coloured(run.status)} {run.finding.problem}")
-    console.print(f"folder   {run.folder}", soft_wrap=True)
-    console.print(f"command  {run.record['command']}", soft_wrap=True)
+    plain = {"soft_wrap": True, "markup": False}
+    console.print(run.provenance(), highlight=False, **plain)
+    problem = escape(run.finding.problem)
+    console.print(f"state    {_coloured(run.status)} {problem}")
+    console.print(f"folder   {run.folder}", **plain)
+    console.print(f"command  {run.record['command']}", **plain)
     for table in run_tables.tables(run.summary):
         console.print(table)
     if log:
@@ -99,23 +103,29 @@ def check(
     Exit code 1: a record is missing, failed or altered (with --release:
     or stale). Exit code 2: bad input.
     """
-    described = experiments.read()
-    folder = records or paths.records()
-    findings = examine_all(described, folder, paths.root())
-    if names:
-        known = {finding.name: finding for finding in findings}
-        for name in names:
-            if name not in known:
-                fail(
-                    f"there is no run {name!r}{near(name, known)}: "
-                    "`workshop runs list` shows all of them."
-                )
-        findings = [known[name] for name in names]
+    described, root = experiments.read(), paths.root()
+    folder = _present(records) or paths.records()
+    known = {*described, *record.recorded_names(folder)} if names else ()
+    for name in names or []:
+        if name not in known:
+            fail(
+                f"there is no run {short(name)}{near(name, known)}:"
+                " `workshop runs list` shows all of them."
+            )
+    findings = (
+        [
+            examine(name, described.get(name), folder / name, root)
+            for name in names
+        ]
+        if names
+        else examine_all(described, folder, root)
+    )
     table = Table(box=None)
     for column in ("run", "state", "recorded"):
         table.add_column(column)
     for finding in findings:
-        table.add_row(finding.name, _coloured(finding.state), finding.date)
+        state, date = _coloured(finding.state), escape(finding.date)
+        table.add_row(escape(finding.name), state, date)
     Console().print(table)
     errors = Console(stderr=True, highlight=False, markup=False)
     for finding in findings:
@@ -133,7 +143,8 @@ def pack_records(
     records: Records = None,
 ) -> None:
     """Put records into one archive, to carry them to another machine."""
-    packed = pack.pack(archive, names or [], records or paths.records())
+    folder = _present(records) or paths.records()
+    packed = pack.pack(archive, names or [], folder)
     size = archive.stat().st_size / 2**20
     print(f"{archive}: {len(packed)} records, {size:.2f} MiB")
 
@@ -149,6 +160,16 @@ def unpack_records(
     root = paths.root()
     for finding in pack.unpack(archive, experiments.read(), folder, root):
         print(f"{finding.name}: {finding.state}")
+
+
+def _present(records: Path | None) -> Path | None:
+    """Return the folder of `--records`, which must be there if named."""
+    if records is not None and not os.path.isdir(records):
+        raise UserError(
+            f"--records is {short(str(records))}, which is no folder: name "
+            "one that holds records"
+        )
+    return records
 
 
 def _coloured(state: str) -> str:

@@ -94,7 +94,10 @@ def submit(
     where the first stopped. Exit code 1: a job was refused, failed, timed
     out or was cancelled. 130: Ctrl-C, which also cancels the job.
     """
-    selected = experiments.select(names or [], experiments.read())
+    described = experiments.read()
+    selected = experiments.select(names or [], described)
+    if chapter:
+        experiments.of_chapter(chapter, described)
     out = (out or record.destination(small)).resolve()
     total = seconds(budget, "--budget") if budget else None
     try:

@@ -13,6 +13,7 @@ from workshop import paths
 from workshop.doctor import describe, probe
 
 NEEDED_GIB = 5.0
+SLOW_S = 2.0
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -97,6 +98,22 @@ def gloo(m: Machine) -> Check:
         False,
         wrong,
         "Set GLOO_SOCKET_IFNAME to the loopback interface (lo, or lo0).",
+    )
+
+
+def name(m: Machine) -> Check:
+    """Torchrun reaches its ranks by this machine's own name."""
+    host = m.about["host"]["name"]
+    seconds = probe.resolves(host)
+    if seconds is not None and seconds < SLOW_S:
+        return Check("own name", True, f"{host} resolves")
+    slow = "does not resolve" if seconds is None else "takes long to find"
+    return Check(
+        "own name",
+        None,
+        f"{host} {slow}: torchrun waits for minutes",
+        "Run `export PET_LOCAL_ADDR=127.0.0.1` before torchrun, or add "
+        f"127.0.0.1 {host} to /etc/hosts.",
     )
 
 
@@ -231,6 +248,7 @@ CHECKS: tuple[tuple[str, Callable[[Machine], Check]], ...] = (
     ("torch", torch),
     ("disk", disk),
     ("ranks on the CPU", gloo),
+    ("own name", name),
     ("GPUs", gpus),
     ("links between GPUs", links),
     ("NCCL", nccl),

@@ -35,6 +35,26 @@ def all_reduce(backend: str, seconds: float = 60.0) -> str | None:
                 rank.wait()
 
 
+def resolves(host: str, seconds: float = 5.0) -> float | None:
+    """Return the seconds in which a name leads to an address.
+
+    None where it leads nowhere; at most `seconds`, in which case it has not
+    been found yet. In a process of its own, since asking cannot be stopped.
+    """
+    program = "import socket, sys; socket.getaddrinfo(sys.argv[1], None)"
+    begun = time.monotonic()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program, host],
+            check=False,
+            capture_output=True,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        return seconds
+    return None if done.returncode else time.monotonic() - begun
+
+
 def _start(backend: str, rank: int, folder: Path) -> subprocess.Popen:
     store = str(folder / "store")
     with open(folder / f"errors.{rank}", "w") as errors:

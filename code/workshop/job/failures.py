@@ -24,7 +24,7 @@ from torch.distributed.elastic.multiprocessing.errors import (
 )
 
 from workshop.errors import UserError, full_disk
-from workshop.job.launch import AgreedError, Job, launched
+from workshop.job.launch import AgreedError, Job, launched, leave_sentence
 
 GIB = 2**30
 # Weights, gradients and AdamW's states of a parameter: as many whether all
@@ -96,6 +96,7 @@ def refuse(message: str) -> NoReturn:
     """End this rank with one sentence and code 2, as `end` does with 1."""
     if failed_first() == dist.get_rank():
         print(f"error: {message}", file=sys.stderr)
+        leave_sentence(message)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(2)

@@ -5,15 +5,19 @@ process.  Errors that a person can mend are printed as one sentence, once.
 """
 
 import ctypes
+import json
 import os
 import signal
+import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import (
     AbstractContextManager,
     contextmanager,
     nullcontext,
+    suppress,
 )
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from workshop import private
 from workshop.errors import UserError, fail
+from workshop.job import one_world
 
 T = TypeVar("T")
 
@@ -101,7 +106,15 @@ def launched() -> Iterator[Job]:
     on it, else that of the rank it happened on.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        one_world.check()
+    except UserError as error:
+        if str(error):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            leave_sentence(str(error))
+        sys.exit(2)
     end_with_launcher()
+    stay_on_loopback()
     cuda = torch.cuda.is_available()
     if "RANK" in os.environ:
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
@@ -123,10 +136,43 @@ def launched() -> Iterator[Job]:
     except AgreedError as error:
         if dist.get_rank() == 0:
             print(f"error: {error}", file=sys.stderr, flush=True)
+            leave_sentence(str(error))
         leave()
         sys.exit(2)
     except UserError as error:
+        leave_sentence(str(error))
         fail(str(error))
+
+
+def leave_sentence(message: str) -> None:
+    """Make a sentence the last line of what torchrun says of a failure.
+
+    torchrun ends with a traceback of its own, whatever its ranks do, and
+    closes it with what the first of them left in a file.
+    """
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not file:
+        return
+    said = f"error: {message}"
+    more = {"py_callstack": said, "timestamp": str(int(time.time()))}
+    with suppress(OSError), open(file, "w", encoding="utf-8") as text:
+        json.dump({"message": {"message": said, "extraInfo": more}}, text)
+
+
+def stay_on_loopback() -> None:
+    """Let the ranks of one node meet on its loopback interface.
+
+    gloo listens at the address that the machine's own name leads to. That
+    may be one that others reach, and a name that leads nowhere takes
+    minutes.
+    """
+    ranks = os.environ.get("WORLD_SIZE")
+    if ranks is None or ranks != os.environ.get("LOCAL_WORLD_SIZE"):
+        return
+    names = [name for _, name in socket.if_nameindex()]
+    loopback = [name for name in names if name in ("lo", "lo0")]
+    if loopback:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
 
 
 def end_with_launcher() -> None:

@@ -12,7 +12,7 @@ from workshop import paths
 from workshop.errors import UserError
 from workshop.records import fingerprint, record, schema
 from workshop.records.experiments import Experiment
-from workshop.records.files import digest, sha256
+from workshop.records.files import digest, is_file, read_text, sha256
 
 STATES = ("fresh", "stale", "missing", "failed", "altered", "planned")
 BREAKING = ("missing", "failed", "altered")
@@ -64,14 +64,17 @@ def examine(
 ) -> Finding:
     """Return what is to be said of one run's folder."""
     root = root or paths.root()
-    if not (folder / "record.json").is_file():
+    if not is_file(folder / "record.json"):
         return _without_record(name, experiment, folder)
     try:
         body = schema.read(folder / "record.json")
-        problem = alteration(name, body, folder)
-    except (OSError, UserError) as error:
+    except UserError as error:
         return Finding(name, "altered", str(error))
     date = body["ended"][:10]
+    try:
+        problem = alteration(name, body, folder)
+    except (OSError, UserError) as error:
+        return Finding(name, "altered", f"{name}: {error}", date)
     if not problem and folder.is_relative_to(root / "book" / "runs"):
         problem = _unfit(body)
     if problem:
@@ -124,19 +127,21 @@ def _unfit(body: dict) -> str:
 
 def _files_differ(body: dict, folder: Path) -> str:
     for file, expected in body["files"].items():
-        if not (folder / file).is_file():
-            return f"lacks its file {file}"
+        if not is_file(folder / file):
+            return f"lacks its file {file[:60]}"
         if sha256(folder / file) != expected:
             return f"has another {file} than its job wrote"
     for path in sorted(folder.rglob("*")):
         file = path.relative_to(folder).as_posix()
-        if path.is_file() and file not in {*body["files"], "record.json"}:
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if file not in {*body["files"], "record.json"}:
             return f"holds {file}, which its job did not write"
     return "" if "log.txt" in body["files"] else "lists no log.txt"
 
 
 def _log_differs(body: dict, folder: Path) -> str:
-    log = (folder / "log.txt").read_text()
+    log = read_text(folder / "log.txt")
     said = dict(_HASH.findall(log))
     if said.pop("record", None) != record.body_digest(body):
         return "has fields that differ from those its job hashed in the log"
@@ -172,7 +177,7 @@ def _without_record(
 
 def _other_attempt(folder: Path) -> str:
     beside = folder.with_name(folder.name + record.FAILED) / "record.json"
-    if not beside.is_file():
+    if not is_file(beside):
         return ""
     try:
         attempt = schema.read(beside)

@@ -25,6 +25,8 @@ from workshop.records.files import seconds, short
 NAME = re.compile(r"[a-z0-9]+(/[a-z0-9][a-z0-9.-]*)+(?<!\.failed)")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
+_LONGEST_WORD = 200  # difflib takes its time, and nobody types more
+
 # More is a slip of the hand, and has no place in a sentence or a command.
 _MOST = 10**6
 
@@ -203,15 +205,31 @@ def select(
     for name in names:
         if name not in experiments:
             raise UserError(
-                f"there is no experiment {name!r}"
+                f"there is no experiment {short(name)}"
                 f"{near(name, experiments)}: "
                 "`workshop runs list` shows all of them."
             )
     return [experiments[name] for name in names or experiments]
 
 
+def of_chapter(
+    chapter: str, experiments: dict[str, Experiment]
+) -> list[Experiment]:
+    """Return the experiments of a chapter; `UserError` if it has none."""
+    chosen = [e for e in experiments.values() if e.chapter == chapter]
+    if not chosen:
+        known = {each.chapter for each in experiments.values()}
+        raise UserError(
+            f"no run is of the chapter {short(chapter)}"
+            f"{near(chapter, known)}: choose {', '.join(sorted(known))}."
+        )
+    return chosen
+
+
 def near(word: str, known: Collection[str]) -> str:
     """Return ` (did you mean a or b?)` for the known words close by."""
+    if len(word) > _LONGEST_WORD:
+        return ""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
@@ -219,7 +237,11 @@ def near(word: str, known: Collection[str]) -> str:
 def _entries(file: Path, shown: str) -> list:
     """Return the `[[experiment]]` tables of a file."""
     try:
+        if file.exists() and not file.is_file():
+            raise UserError(f"{shown} is no plain file: restore it.")
         table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(
             f"{shown} cannot be read ({error.strerror}): restore it."

@@ -6,16 +6,22 @@
 labels; `run("lab1/x").meta.world_size` is a value of the meta event.
 `predicted("tp2", "tokens_per_s", micro_batch=16)` is what the model says of
 a layout (`workshop.records.predict.expected`).
+
+An expression comes from a page and is evaluated by whoever builds it: its
+length, its depth and every number on the way are bounded.
 """
 
 import ast
+import math
 import operator
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
 from workshop.errors import UserError
 from workshop.records.experiments import near
+from workshop.records.files import short
 from workshop.records.load import Run, load
 from workshop.records.predict.expected import predicted
 
@@ -49,10 +55,16 @@ _FUNCTIONS = {
     "max": max,
     "median": lambda *values: median(values),
     "min": min,
-    "round": round,
+    "round": lambda value, digits=None: _rounded(value, digits),
     "sum": lambda *values: sum(values),
 }
 _PARTS = ("median", "min", "max", "spread")
+LONGEST = 2000
+"""Characters of an expression."""
+DEEPEST = 50
+"""Parts inside parts."""
+_LARGEST_COUNT = 100_000
+"""Of a prediction, which walks through its micro-batches one by one."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +101,18 @@ class _Meta:
 
 
 def evaluate(text: str, loader: Loader = load) -> Number | str:
-    """Return the value of an expression over records.
+    """Return the value of an expression: finite, or a record's text.
 
     Raises `UserError` with one sentence when the expression is not one,
-    or names a run or a metric that the records do not hold.
+    has no finite value, or names a run or a metric that the records do not
+    hold.
     """
     try:
         return _number(_evaluate(_parse(text), loader, text))
+    except UserError:
+        raise
     except (ArithmeticError, TypeError, ValueError) as error:
-        raise UserError(f"{text!r} has no value: {error}.") from None
+        raise UserError(f"{short(text)} has no value: {error}.") from None
 
 
 def unit(text: str, loader: Loader = load) -> str:
@@ -112,25 +127,45 @@ def unit(text: str, loader: Loader = load) -> str:
 
 
 def _parse(text: str) -> ast.expr:
-    try:
-        return ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
+    if len(text) > LONGEST:
         raise UserError(
-            f"{text!r} is not an expression: {error.msg}."
-        ) from None
+            f"{short(text)} has {len(text)} characters: an expression has "
+            f"at most {LONGEST}, so divide it."
+        )
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        why = error.msg
+    except (ValueError, RecursionError, MemoryError):
+        why = "it is nested too deeply or no text"
+    else:
+        level, depth = [node], 0
+        while level:
+            depth += 1
+            level = [c for n in level for c in ast.iter_child_nodes(n)]
+        if depth <= DEEPEST:
+            return node
+        why = f"it has {depth} parts inside parts, and {DEEPEST} are allowed"
+    raise UserError(f"{short(text)} is not an expression: {why}.")
 
 
 def _evaluate(node: ast.expr, loader: Loader, text: str):
     def value(inner: ast.expr) -> Number | str:
         return _number(_evaluate(inner, loader, text))
 
+    def number(inner: ast.expr) -> Number:
+        return _finite(value(inner))
+
     match node:
         case ast.Constant(value=int() | float() | bool() as constant):
-            return constant
+            return _finite(constant)
         case ast.BinOp(op=op) if type(op) in _BINARY:
-            return _BINARY[type(op)](value(node.left), value(node.right))
+            left, right = number(node.left), number(node.right)
+            if isinstance(op, ast.Pow):
+                math.pow(left, right)  # raises what would be too large
+            return _finite(_BINARY[type(op)](left, right))
         case ast.UnaryOp(op=op) if type(op) in _UNARY:
-            return _UNARY[type(op)](value(node.operand))
+            return _UNARY[type(op)](number(node.operand))
         case ast.BoolOp(op=ast.And()):
             return all(value(item) for item in node.values)
         case ast.BoolOp(op=ast.Or()):
@@ -145,13 +180,14 @@ def _evaluate(node: ast.expr, loader: Loader, text: str):
         case ast.Call() if _called(node) == "run":
             return loader(_run_name(node, text))
         case ast.Call() if _called(node) == "predicted":
-            words = {k.arg: _literal(k.value, text) for k in node.keywords}
+            words = {k.arg: _option(k.value, text) for k in node.keywords}
             names = [_literal(item, text) for item in node.args]
             if len(names) != 2 or None in words:
                 raise _refused(node, text)
             return predicted(loader, *names, **words)
         case ast.Call(keywords=[]) if _called(node) in _FUNCTIONS:
-            return _FUNCTIONS[_called(node)](*map(value, node.args))
+            function = _FUNCTIONS[_called(node)]
+            return _finite(function(*map(number, node.args)))
         case ast.Attribute(value=inner, attr=attribute):
             owner = _evaluate(inner, loader, text)
             if isinstance(owner, Metric | _Meta):
@@ -179,12 +215,21 @@ def metric(run: Run, key: str) -> Metric:
 
 def _number(value: object) -> Number | str:
     if isinstance(value, Metric):
-        return value.part("median")
+        return _finite(value.part("median"))
     if isinstance(value, Run | _Meta):
         raise UserError(
             'run("...") is a whole run: name one of its metrics, '
             'such as run("...").tokens_per_s.'
         )
+    return value if isinstance(value, str) else _finite(value)
+
+
+def _finite(value: object) -> Number:
+    """Return a number that is one and finite, else raise TypeError."""
+    if not isinstance(value, int | float):
+        raise TypeError(f"{short(value)} is no real number")
+    if not math.isfinite(value):  # OverflowError beyond a float's range
+        raise TypeError(f"{value} is not finite")
     return value
 
 
@@ -193,6 +238,36 @@ def _literal(node: ast.expr, text: str) -> str | Number:
         case ast.Constant(value=str() | int() | float() | bool() as value):
             return value
     raise _refused(node, text)
+
+
+def _rounded(value: Number, digits: int | None) -> Number:
+    """Round; of an int, digits far below 0 would be powers of ten."""
+    if digits is not None and abs(digits) > DEEPEST:
+        raise ValueError(f"{short(digits)} digits to round to")
+    return round(value, digits)
+
+
+def formatted(value: Number | str, style: str) -> str:
+    """Return a value in a format, whose width no page needs beyond 99.
+
+    Raises `UserError` when the format is none, or not of this value.
+    """
+    try:
+        if re.search(r"\d{3}", style):
+            raise ValueError("its width is more than 99")
+        return format(value, style)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"{value!r} cannot be shown as {short(style)}: {error}"
+        ) from None
+
+
+def _option(node: ast.expr, text: str) -> str | Number:
+    """Return an argument of a prediction, of a size that one can walk."""
+    value = _literal(node, text)
+    if not isinstance(value, str) and not abs(value) <= _LARGEST_COUNT:
+        raise ValueError(f"{short(value)} is beyond {_LARGEST_COUNT}")
+    return value
 
 
 def _called(node: ast.Call) -> str:
@@ -207,9 +282,9 @@ def _run_name(node: ast.Call, text: str) -> str:
 
 
 def _refused(node: ast.AST, text: str) -> UserError:
-    part = ast.unparse(node)
+    part = short(ast.unparse(node))
     return UserError(
-        f"{part!r} in {text!r} is not allowed: use run(...), "
+        f"{part} in {short(text)} is not allowed: use run(...), "
         "predicted(...), numbers, arithmetic, comparisons and "
         f"{', '.join(_FUNCTIONS)}."
     )

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from workshop.errors import UserError
 
@@ -17,6 +18,49 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_file(path: Path) -> bool:
+    """Whether a plain file is there; a path that no file can have is none."""
+    try:
+        return path.is_file()
+    except OSError:  # too long, or behind a closed door
+        return False
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a plain file; a pipe or a device is never opened.
+
+    Raises:
+        UserError: it is no plain file, cannot be read, or is not UTF-8.
+    """
+    why = "is no plain file"
+    if is_file(path):
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            why = f"cannot be read ({error.strerror})"
+        except UnicodeDecodeError:
+            why = "is not text in UTF-8"
+    raise UserError(f"{path.name} {why}: restore it or repeat the run.")
+
+
+def loads(text: str) -> object:
+    """Return the value of a JSON text; only finite numbers are any.
+
+    Raises `ValueError`, also for what is nested too deeply.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+        if "\\ud" in text.lower():  # half a character can never be shown
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def digest(value: object) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from workshop.errors import UserError
 from workshop.records.experiments import Experiment
-from workshop.records.files import digest, sha256
+from workshop.records.files import digest, is_file, sha256
 
 ALWAYS = ("slurm/experiment.sbatch", "code/workshop/records/launch.py")
 # What a run loads and what cannot change a number.
@@ -81,11 +81,11 @@ def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
 
 
 def _hash(path: Path) -> str:
-    if not path.is_file():
+    if not is_file(path):
         return GONE
     try:
         return HASHES.get(path.suffix, sha256)(path)
-    except (SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path.name} cannot be read as source ({error}): mend it"
         ) from None

@@ -32,7 +32,7 @@ from workshop.records import (
     record,
 )
 from workshop.records.experiments import Experiment, Size
-from workshop.records.files import digest, sha256
+from workshop.records.files import digest, sha256, short
 from workshop.records.log import Log
 from workshop.records.repository import commit
 from workshop.records.schema import COMPLETED, VERSION
@@ -136,6 +136,10 @@ def time_limit(experiment: Experiment) -> int:
     given = os.environ.get("WORKSHOP_TIMEOUT")
     if not given:
         return experiment.timeout
+    if not given.isascii() or not given.isdigit() or len(given) > 9:
+        raise UserError(
+            f"WORKSHOP_TIMEOUT is {short(given)}: give whole seconds"
+        )
     return min(experiment.timeout, int(given))
 
 
@@ -202,7 +206,8 @@ def _nodes(size: Size, root: Path, folder: Path) -> list[dict]:
         return [node.describe()]
     command = [sys.executable, "-m", "workshop.records.node", str(folder)]
     if size.nodes > 1:
-        tasks = ["--nodes", str(size.nodes), "--ntasks-per-node", "1"]
+        tasks = ["--nodes", str(size.nodes), "--ntasks", str(size.nodes)]
+        tasks += ["--ntasks-per-node", "1"]
         command = ["srun", *tasks, *command]
     _output(command, launch.path_variables(root))
     described = [json.loads(f.read_text()) for f in folder.glob("*.json")]

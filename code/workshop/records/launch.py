@@ -34,8 +34,9 @@ def command(
 ) -> list[str]:
     """Return the command line of one repeat, with bare program names.
 
-    One node: torchrun by itself. More: srun starts one launcher a node
-    with a static rendezvous, which gives rank 0 to the first node.
+    One node: torchrun on its loopback address. More: srun starts one
+    launcher a node with a static rendezvous, which gives rank 0 to the
+    first node.
     """
     if experiment.launch == "pytest":
         plugin = ["-p", "workshop.records.pytest_measures"]
@@ -45,8 +46,8 @@ def command(
         return ["python", *rest]
     ranks = str(size.gpus_per_node)
     if size.nodes == 1:
-        alone = ["--standalone", "--nproc-per-node", ranks]
-        return ["torchrun", *alone, *rest]
+        alone = ["-m", "workshop.job.one_node", "--nproc-per-node", ranks]
+        return ["python", *alone, *rest]
     if allocation is None or allocation.nodes != size.nodes:
         raise ValueError(f"{experiment.name} needs {size.nodes} Slurm nodes")
     inner = _PER_NODE.format(
@@ -56,7 +57,8 @@ def command(
         port=allocation.port,
         rest=shlex.join(rest),
     )
-    tasks = ["--nodes", str(size.nodes), "--ntasks-per-node", "1"]
+    tasks = ["--nodes", str(size.nodes), "--ntasks", str(size.nodes)]
+    tasks += ["--ntasks-per-node", "1"]
     return ["srun", *tasks, "--kill-on-bad-exit=1", "bash", "-c", inner]
 
 
@@ -71,8 +73,6 @@ def executable(argv: list[str], path: str) -> list[str]:
     if shutil.which("torchrun", path=path):
         return argv
     module = [sys.executable, "-m", "torch.distributed.run"]
-    if program == "torchrun":
-        return [*module, *rest]
     inner = argv[-1].replace("torchrun", shlex.join(module), 1)
     return [*argv[:-1], inner]
 

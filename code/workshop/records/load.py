@@ -7,7 +7,7 @@ from pathlib import Path
 from workshop import paths
 from workshop.errors import UserError
 from workshop.records import check, experiments, node, schema
-from workshop.records.files import short
+from workshop.records.files import is_file, read_text, short
 from workshop.records.record import recorded_names
 from workshop.records.summary import read_events
 
@@ -28,7 +28,7 @@ class Run:
     @cached_property
     def log(self) -> str:
         """The text that the run printed."""
-        return (self.folder / "log.txt").read_text()
+        return read_text(self.folder / "log.txt")
 
     @cached_property
     def status(self) -> str:
@@ -49,7 +49,7 @@ class Run:
     def metrics(self, repeat: int = 0) -> list[dict]:
         """Return the events of one repeat (numbered from 0)."""
         path = self.folder / f"metrics.{repeat}.jsonl"
-        if not path.is_file():
+        if not is_file(path):
             known = len(self.record["repeats"])
             raise UserError(
                 f"{self.name} has no repeat {repeat}: "
@@ -111,8 +111,9 @@ def load(name: str, folder: Path | None = None) -> Run:
             "`workshop runs list` shows all of them."
         )
     place = records / name
-    if not (place / "record.json").is_file():
+    if not is_file(place / "record.json"):
         known = recorded_names(records)
+        name = name if len(name) < 60 else short(name)
         raise UserError(
             f"{name} has no record{experiments.near(name, known)}: "
             f"run `workshop runs submit {name}` on a cluster."

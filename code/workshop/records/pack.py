@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from workshop.errors import UserError
 from workshop.records import check, record, schema
 from workshop.records.experiments import Experiment, near
+from workshop.records.files import short
 
 MOST_BYTES = 2**30
 """Of an unpacked archive: all records of the book are a few MiB."""
@@ -25,12 +26,14 @@ def pack(archive: Path, names: list[str], records: Path) -> list[str]:
     for name in names:
         if name not in known:
             raise UserError(
-                f"{name} has no record to pack{near(name, known)}."
+                f"{short(name)} has no record to pack{near(name, known)}."
             )
     chosen = list(dict.fromkeys(names)) or known
     if not chosen:
         raise UserError(f"there is no record to pack under {records}.")
     _refuse_nested(chosen, known)
+    if not archive.name:
+        raise UserError(f"{archive} is a folder: name a file to write.")
     beside = archive.with_name(f".{archive.name}.partial")
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)
@@ -69,9 +72,10 @@ def unpack(
             with gzip.open(archive) as packed:
                 _extract(packed, folder)
         except _BROKEN as error:
+            why = getattr(error, "strerror", None) or error
             raise UserError(
-                f"{archive} cannot be unpacked ({error}): pack it again "
-                "with `workshop runs pack`."
+                f"{short(str(archive))} cannot be unpacked ({why}): pack it "
+                "again with `workshop runs pack`."
             ) from None
         names = record.recorded_names(folder)
         _refuse_foreign(names, folder, experiments, archive)

@@ -4,16 +4,18 @@ Only a job calls this: a record is never written by hand.
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 
 from workshop import paths
 from workshop.errors import UserError
 from workshop.records import node, schema, transports
-from workshop.records.files import digest, sha256, write_json
+from workshop.records.files import digest, is_file, sha256, write_json
 from workshop.records.log import Log
 from workshop.records.summary import read_events, summarise
 
+_METRICS = re.compile(r"metrics\.(0|[1-9][0-9]{0,8})\.jsonl")
 FAILED = ".failed"
 STAGING = ".staging"
 
@@ -39,8 +41,12 @@ def recorded_names(records: Path) -> list[str]:
 
 def metrics_files(folder: Path) -> list[Path]:
     """Return the metrics files of a run, by repeat."""
-    files = folder.glob("metrics.*.jsonl")
-    return sorted(files, key=lambda path: int(path.suffixes[0][1:]))
+    by_repeat = {
+        int(match[1]): path
+        for path in folder.glob("metrics.*.jsonl")
+        if (match := _METRICS.fullmatch(path.name))
+    }
+    return [by_repeat[repeat] for repeat in sorted(by_repeat)]
 
 
 def body_digest(record: dict) -> str:
@@ -161,7 +167,7 @@ def staging(out: Path, key: str) -> Path:
 
 def _completed(folder: Path) -> bool:
     file = folder / "record.json"
-    if not file.is_file():
+    if not is_file(file):
         return False
     try:
         return schema.read(file)["status"] == schema.COMPLETED

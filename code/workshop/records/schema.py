@@ -1,13 +1,12 @@
 """The fields that every `record.json` has, and their types."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workshop.errors import UserError
-from workshop.records.files import short
+from workshop.records.files import loads, read_text, short
 
 VERSION = 2
 """Of new records; all from 1 on are read, each by its own rules.
@@ -126,11 +125,11 @@ def read(path: Path) -> dict:
     """Return a record as it is, or say in one sentence what is wrong."""
     where = f"{path.parent.parent.name}/{path.parent.name}/{path.name}"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = loads(read_text(path))
         problem = first_problem(record)
-    except OSError as error:
-        problem = f"cannot be read ({error.strerror})"
-    except (ValueError, RecursionError) as error:
+    except UserError as error:
+        raise UserError(f"{path.parent.name}: {error}") from None
+    except ValueError as error:
         problem = f"is not JSON ({error})"
     if problem:
         raise UserError(

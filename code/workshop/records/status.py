@@ -8,6 +8,7 @@ from workshop import paths
 from workshop.errors import UserError
 from workshop.records import check, experiments, expression, schema
 from workshop.records.experiments import Experiment
+from workshop.records.files import is_file
 from workshop.records.load import Run, devices, load
 
 _PLACE = re.compile(r"\{([^{}]+?)(?::([^{}:]*))?\}")
@@ -33,13 +34,26 @@ class Row:
     command: str
 
 
-def table(records: Path | None = None) -> list[Row]:
-    """Return a row for each experiment and record, in the file's order."""
+def table(records: Path | None = None, chapter: str = "") -> list[Row]:
+    """Return a row for each experiment and record, in the file's order.
+
+    With a chapter: for its experiments alone.
+
+    Raises:
+        UserError: no experiment is of that chapter.
+    """
     root, records = paths.root(), records or paths.records()
     described = experiments.read()
+    if chapter:
+        findings = [
+            check.examine(each.name, each, records / each.name, root)
+            for each in experiments.of_chapter(chapter, described)
+        ]
+    else:
+        findings = check.examine_all(described, records, root)
     return [
         _row(finding, described.get(finding.name), records)
-        for finding in check.examine_all(described, records, root)
+        for finding in findings
     ]
 
 
@@ -53,9 +67,9 @@ def prediction(text: str, loader: expression.Loader) -> str:
     def value(match: re.Match) -> str:
         try:
             number = expression.evaluate(match[1], loader)
+            return expression.formatted(number, match[2] or "")
         except UserError as error:
             return f"(not yet known: {error})"
-        return format(number, match[2] or "")
 
     return _PLACE.sub(value, text)
 
@@ -65,7 +79,7 @@ def _row(
 ) -> Row:
     when = where = commit = ""
     file = records / finding.name / "record.json"
-    if file.is_file():
+    if is_file(file):
         try:
             body = schema.read(file)
         except UserError:

@@ -4,11 +4,12 @@ A number of the book is a median over repeats of the median over the steps
 of one repeat; steps marked as warmup do not count.
 """
 
-import json
+import math
 from pathlib import Path
 from statistics import median
 
 from workshop.errors import UserError
+from workshop.records.files import loads, read_text
 
 # Of the fields of a step, in records of version 1. Later metrics files name
 # their own, in their meta event.
@@ -35,10 +36,10 @@ EVENTS: dict[str, dict[str, type | tuple[type, ...]]] = {
 def read_events(path: Path) -> list[dict]:
     """Return the events of a metrics file, one a line."""
     events = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
+            event = loads(line)
+        except ValueError:
             event = None
         if not _is_event(event):
             raise UserError(
@@ -50,11 +51,19 @@ def read_events(path: Path) -> list[dict]:
 
 
 def _is_event(event: object) -> bool:
-    if not isinstance(event, dict) or event.get("event") not in EVENTS:
+    kind = event.get("event") if isinstance(event, dict) else None
+    if not isinstance(kind, str) or kind not in EVENTS:
         return False
-    needed = EVENTS[event["event"]]
-    return isinstance(event.get("labels", {}), dict) and all(
-        isinstance(event.get(key), kind) for key, kind in needed.items()
+    needed = EVENTS[kind]
+    named = [event.get("labels", {}), event.get("units", {})]
+    if not all(isinstance(each, dict) for each in named):
+        return False
+    texts = [event.get("unit", ""), *named[1].values()]
+    labels = named[0].values()
+    return (
+        all(isinstance(event.get(key), kind) for key, kind in needed.items())
+        and all(isinstance(text, str) for text in texts)
+        and not any(isinstance(label, dict | list) for label in labels)
     )
 
 
@@ -124,7 +133,10 @@ def _steps(events: list[dict]) -> dict[str, float]:
 
 def _is_number(value: object) -> bool:
     """NaN and infinity are written as text, and leave the summary."""
-    return type(value) in (int, float)
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # an int beyond every float
+        return False
 
 
 def _measures(events: list[dict]) -> dict[str, tuple[list[float], str]]:

@@ -99,7 +99,7 @@ def submit(
         raise UserError(f"there is no script {script}: check the path")
     if gpus_per_node is None:
         gpus_per_node = _capped(script, profile)
-    shape = []
+    shape = _logged(script)
     if nodes is not None:
         shape.append(f"--nodes={nodes}")
     if gpus_per_node is not None:
@@ -121,10 +121,19 @@ def submit(
 
 
 def _capped(script: Path, profile: Profile) -> int | None:
-    asked = re.search(
-        r"^#SBATCH\s+--gpus-per-node=(\d+)", script.read_text(), re.MULTILINE
-    )
-    return min(int(asked[1]), profile.gpus_per_node) if asked else None
+    asked = _asked(script, r"gpus-per-node=(\d+)")
+    return min(int(asked), profile.gpus_per_node) if asked else None
+
+
+def _logged(script: Path) -> list[str]:
+    """Return the option that keeps in slurm/logs what names no folder."""
+    asked = _asked(script, r"output=([^/\s]+)$")
+    return [f"--output=slurm/logs/{asked}"] if asked else []
+
+
+def _asked(script: Path, option: str) -> str:
+    line = rf"(?m)^#SBATCH\s+--{option}"
+    return next(iter(re.findall(line, script.read_text())), "")
 
 
 def tasks(job_id: int) -> list[dict[str, str]]:

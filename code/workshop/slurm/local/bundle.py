@@ -47,6 +47,12 @@ def make(folder: Path, report: Report) -> int:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another --out")
+    foreign = folder.is_dir() and any(folder.iterdir())
+    if foreign and not (folder / "debs").is_dir():
+        raise UserError(
+            f"{folder} holds something else than a bundle, which would "
+            "replace it: choose another --out"
+        )
     debs = packages.download(packages.folder() / "debs", report)
     partial = packages.folder() / "bundle.partial"
     shutil.rmtree(partial, ignore_errors=True)

@@ -16,7 +16,9 @@ from workshop.slurm.state import Layout, environment
 UP_TIMEOUT_S = 30
 CONTROLLER_TIMEOUT_S = 3
 JOBS_END_TIMEOUT_S = 30
+DAEMON_END_TIMEOUT_S = 10
 ANSWER_TIMEOUT_S = 5
+LOST = ("down", "fail", "error", "unknown", "future")
 
 
 def start_munged(layout: Layout) -> None:
@@ -122,9 +124,18 @@ def idle_nodes(base: Path) -> set[str]:
 
 
 def ask(base: Path, command: list[str]) -> str:
-    """Return the output of a Slurm command, empty if it fails.
+    """Return the output of a Slurm command, empty if it fails."""
+    try:
+        return answer(base, command)
+    except UserError:
+        return ""
 
-    It tries for minutes where munged hangs, which is as good as no answer.
+
+def answer(base: Path, command: list[str]) -> str:
+    """Return the output of a Slurm command.
+
+    Raises:
+        UserError: it fails, or the daemons do not answer it in time.
     """
     try:
         done = subprocess.run(
@@ -136,8 +147,33 @@ def ask(base: Path, command: list[str]) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        why = f"no answer in {ANSWER_TIMEOUT_S} s"
+    else:
+        if done.returncode == 0:
+            return done.stdout
+        why = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    raise UserError(
+        f"munged or slurmctld does not serve {command[0]} ({why}): end the "
+        "cluster with `workshop cluster stop` and start it again"
+    )
+
+
+def lost_nodes(base: Path) -> str:
+    """Return which nodes the controller has lost, in words, or nothing.
+
+    A node that somebody drained is not lost.
+
+    Raises:
+        UserError: the controller does not answer.
+    """
+    command = ["sinfo", "--noheader", "-N", "-o", "%N %T"]
+    states = [line.split() for line in answer(base, command).splitlines()]
+    lost = [
+        f"{name} is {state}"
+        for name, state in sorted(map(tuple, states))
+        if state.endswith("*") or state.startswith(LOST)
+    ]
+    return ", ".join(lost)
 
 
 def end_jobs(base: Path) -> None:

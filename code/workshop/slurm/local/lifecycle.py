@@ -23,6 +23,7 @@ from workshop.slurm.local import (
 )
 from workshop.slurm.local.place import (
     check_base,
+    check_ports,
     choose_ports,
     local_name,
     loopback_only,
@@ -78,11 +79,15 @@ def start(
     if gpus_per_node is not None and not 0 <= gpus_per_node <= 16:
         raise UserError(f"--gpus-per-node is {gpus_per_node}: choose 0 to 16")
     check_base(base)
+    if port is not None:
+        check_ports(port, (nodes or 2) + 1)
+    if bundle is not None:
+        packages.carried(bundle)
     with private.lock(Path(f"{base}.lock")):
         if present := load(base):
             wrong = state.broken(present)
             if wrong is None:
-                _compare(present, nodes, gpus_per_node, real)
+                _compare(present, nodes, gpus_per_node, real, port)
                 return present
             if state.alive(present):
                 report(f"starting anew, since {wrong}")
@@ -137,11 +142,11 @@ def describe(layout: Layout) -> str:
     return f"{nodes} of {layout.gpus_per_node} {kind}"
 
 
-def _compare(
-    present: Layout, nodes: int | None, gpus: int | None, real: bool | None
-) -> None:
+def _compare(present: Layout, *wanted: int | bool | None) -> None:
+    """Refuse other nodes, GPUs, realness or port than those there are."""
     shape = (len(present.names), present.gpus_per_node, present.real)
-    for asked, have in zip((nodes, gpus, real), shape, strict=True):
+    shape = (*shape, present.port)
+    for asked, have in zip(wanted, shape, strict=True):
         if asked is not None and asked != have:
             raise UserError(
                 f"a cluster of {describe(present)} runs already in "

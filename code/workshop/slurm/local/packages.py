@@ -66,13 +66,14 @@ def obtain(bundle: Path | None, report: Report) -> Path:
     with (folder() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not is_unpacked():
-            debs = _carried(bundle) if bundle else _downloaded(report)
+            debs = carried(bundle) if bundle else _downloaded(report)
             report("unpacking Slurm")
             unpack(debs, unpacked())
     return unpacked()
 
 
-def _carried(bundle: Path) -> list[Path]:
+def carried(bundle: Path) -> list[Path]:
+    """Return the packages of a bundle; `UserError` if it has none."""
     debs = sorted((bundle / "debs").glob("*.deb"))
     if not debs:
         raise UserError(

@@ -80,6 +80,15 @@ def local_name() -> bool:
     return {address[4][0] for address in addresses} == {"127.0.0.1"}
 
 
+def check_ports(first: int, count: int) -> None:
+    """Refuse ports that there are not, or that belong to the system."""
+    if first < 1024 or first + count > 65536:
+        raise UserError(
+            f"port {first} is out of range: choose one between 1024 "
+            f"and {65536 - count}"
+        )
+
+
 def choose_ports(first: int | None, count: int) -> int:
     """Return the first of `count` free ports in a row.
 
@@ -91,11 +100,7 @@ def choose_ports(first: int | None, count: int) -> int:
         UserError: a port that was asked for is taken.
     """
     if first is not None:
-        if first < 1024 or first + count > 65536:
-            raise UserError(
-                f"port {first} is out of range: choose one between 1024 "
-                f"and {65536 - count}"
-            )
+        check_ports(first, count)
         for port in range(first, first + count):
             if not port_is_free(port):
                 raise UserError(
