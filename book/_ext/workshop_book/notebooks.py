@@ -73,7 +73,7 @@ def notebook(
         v4.new_code_cell(LOOK),
     ]
     waiting = [
-        (number, cell.source)
+        (number, code(cell))
         for number, cell in enumerate(source.cells)
         if cell.cell_type == "code"
     ]
@@ -84,8 +84,8 @@ def notebook(
             continue
         # Cells that the page hides altogether come before the next one.
         while waiting and waiting[0][0] <= part:
-            cells.append(v4.new_code_cell(waiting.pop(0)[1]))
-    cells += [v4.new_code_cell(text) for _, text in waiting]
+            cells.append(waiting.pop(0)[1])
+    cells += [cell for _, cell in waiting]
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"  # the same at every build
     kernel = {"display_name": "Python 3", "name": "python3"}
@@ -94,6 +94,13 @@ def notebook(
         "language_info": {"name": "python"},
     }
     return v4.new_notebook(cells=cells, metadata=metadata)
+
+
+def code(cell: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a cell that has not run, with its tags."""
+    tags = cell.metadata.get("tags")
+    metadata = {"tags": tags} if tags else {}
+    return v4.new_code_cell(cell.source, metadata=metadata)
 
 
 def is_cell(node: nodes.Node) -> bool:
