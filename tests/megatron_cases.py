@@ -258,7 +258,7 @@ def whole(
     Raises:
         AssertionError: a parameter is nowhere, so that nothing tested it.
     """
-    found = {}
+    stages = {}
     # The other bugs are in its model, which lives in the ranks alone.
     mapping = BUGS[case.bug] is qkv_cut_across if case.bug else False
     with qkv_cut_across() if mapping else nullcontext():
@@ -266,10 +266,10 @@ def whole(
             for pp in range(case.pp):
                 stage = [h for h in ranks if h.at[:2] == (pp, dp)]
                 stage.sort(key=lambda held: held.at.tp)
-                found[dp, pp] = {
+                stages[dp, pp] = {
                     name: unshard(name, [h.tensors[name] for h in stage])
                     for name in stage[0].tensors
                 }
-    names = {name for stage in found.values() for name in stage}
+    names = {name for stage in stages.values() for name in stage}
     assert names == set(dict(dense_model(case.dtype).named_parameters()))
-    return found
+    return stages

@@ -172,13 +172,13 @@ def check_loss(case: Case, dense: Step, ranks: list[Step]) -> None:
 
 def check_gradients(case: Case, dense: Step, ranks: list[Step]) -> None:
     """Every parameter is somewhere, and its gradient is the dense one."""
-    found = set()
+    seen = set()
     for rank, step in enumerate(ranks):
         for got in step.gradients:
             due = {name: dense.gradients[0][name] for name in got}
             compare("gradients", rank, got, due)
-            found |= got.keys()
-    if missing := dense.gradients[0].keys() - found:
+            seen |= got.keys()
+    if missing := dense.gradients[0].keys() - seen:
         raise Mismatch("gradients", 0.0, f"no rank has {sorted(missing)}")
 
 

@@ -109,12 +109,12 @@ def moments_of(
     model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, dict[str, Tensor]]:
     """Return what the optimizer remembers: key, then parameter's name."""
-    found: dict[str, dict[str, Tensor]] = {}
+    by_key: dict[str, dict[str, Tensor]] = {}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor) and value.dim():
-                found.setdefault(key, {})[name] = value
-    return {key: snapshot(tensors) for key, tensors in found.items()}
+                by_key.setdefault(key, {})[name] = value
+    return {key: snapshot(tensors) for key, tensors in by_key.items()}
 
 
 def entries(phase: str, ledger: Ledger) -> Iterable[tuple]:

@@ -229,3 +229,8 @@ def train_rank(rank: int, world: int, case: Case) -> Training:
         + (4 * len(trainable) if case.awkward else 0),
         arrivals[-1],
     )
+
+
+def train_cases(rank: int, world: int, cases: list[Case]) -> list[Training]:
+    """Train all cases in turn on a rank of the pool."""
+    return [train_rank(rank, world, case) for case in cases]

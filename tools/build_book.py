@@ -7,19 +7,22 @@ Runs under `.venv/bin/python`, from the Makefile.
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import book_inputs
+import psutil
 
 ROOT = book_inputs.ROOT
 BUILD = ROOT / "_build"
 HTML = BUILD / "html"
 LINES = 15
+END_TIMEOUT_S = 5
 
 
 def environment() -> dict[str, str]:
@@ -40,8 +43,9 @@ def environment() -> dict[str, str]:
 def slurm_answers(env: dict[str, str]) -> bool:
     """Say whether a Slurm is up: the site's own, or the local cluster."""
     program = (
-        "import sys; from workshop.slurm import local as cluster; "
-        "sys.exit(not cluster.available())"
+        "import sys; from workshop.errors import one_sentence; "
+        "from workshop.slurm import local as cluster; "
+        "sys.exit(not one_sentence(cluster.available)())"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], check=False, env=env
@@ -60,6 +64,8 @@ def cluster(command: str, env: dict[str, str]) -> subprocess.CompletedProcess:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        # A second Ctrl-C must not end what stops the cluster.
+        start_new_session=True,
     )
 
 
@@ -71,19 +77,19 @@ def slurm(env: dict[str, str]) -> Iterator[None]:
         yield
         return
     print("starting the local Slurm cluster", flush=True)
-    started = cluster("start", env)
-    if started.returncode:
-        last = started.stdout.strip().splitlines()[-1:] or ["no reason given"]
-        print(
-            f"no Slurm here ({last[0]}): its cells replay their record",
-            flush=True,
-        )
-        yield
-        return
+    up = True  # also one that was interrupted while it started
     try:
+        started = cluster("start", env)
+        up = started.returncode == 0
+        if not up:
+            said = started.stdout.strip().splitlines() or ["no reason given"]
+            print(
+                f"no Slurm here ({said[-1]}): its cells replay their record",
+                flush=True,
+            )
         yield
     finally:
-        if cluster("stop", env).returncode:
+        if up and cluster("stop", env).returncode:
             print(
                 "the local Slurm cluster did not stop: run "
                 "'.venv/bin/workshop cluster stop'",
@@ -119,7 +125,7 @@ def jupyter_book(env: dict[str, str]) -> int:
     """Run Jupyter Book and return its exit code.
 
     It gets a session of its own: Ctrl-C reaches this program alone, which
-    ends it at once; its kernels end when they have lost their parent.
+    ends it at once, with its kernels and all that they have started.
     """
     command = [Path(sys.executable).parent / "jupyter-book", "build", "book"]
     command += ["--config", "_config.yml", "--toc", str(ROOT / "_toc.yml")]
@@ -134,9 +140,45 @@ def jupyter_book(env: dict[str, str]) -> int:
     try:
         return process.wait()
     except BaseException:
+        family = []
+        with suppress(psutil.NoSuchProcess):
+            family = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
+        end_all(family)
         raise
+
+
+def end_all(processes: list[psutil.Process]) -> None:
+    """Ask processes to end, srun's job with it, and make those that do not.
+
+    Whoever is gone already is left out.
+    """
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(processes, timeout=END_TIMEOUT_S)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def interrupt_when_told() -> None:
+    """Clean up after a closed terminal or a plain kill as after Ctrl-C.
+
+    Once told, it is not told again: a second Ctrl-C would leave a cluster.
+    """
+    told = False
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            raise KeyboardInterrupt
+
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(each) != signal.SIG_IGN:  # nohup has it ignored
+            signal.signal(each, interrupt)
 
 
 def build(env: dict[str, str]) -> None:
@@ -174,6 +216,7 @@ def refresh() -> None:
 
 def main() -> None:
     """Build when something changed, then say where the book is."""
+    interrupt_when_told()
     try:
         refresh()
     except KeyboardInterrupt:

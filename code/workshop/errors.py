@@ -16,10 +16,24 @@ def fail(message, code=2):
     raise SystemExit(code)
 
 
+def full_disk(error):
+    """Return the sentence for a disk without room, None for another error."""
+    import errno
+
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return None
+    where = f" for {error.filename}" if error.filename else ""
+    return (
+        f"the disk has no room{where} ({error.strerror}): make some, or "
+        "write to another one, and run this again"
+    )
+
+
 def one_sentence(function):
     """Turn a `UserError` of `function` into one sentence and exit code 2.
 
-    And an `OSError` of a path: too long, a folder, closed to this user.
+    So does a full disk, and a path that cannot be used: too long, a folder,
+    closed to this user.
     """
     from functools import wraps  # which MicroPython does not have
 
@@ -30,6 +44,8 @@ def one_sentence(function):
         except UserError as error:
             fail(str(error))
         except OSError as error:
+            if message := full_disk(error):
+                fail(message)
             if error.errno is None:  # a sentence of ours
                 fail(str(error))
             if error.filename is None:  # of no file: a closed pipe, say

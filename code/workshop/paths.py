@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from workshop import private
+
 
 def root() -> Path:
     """Return the repository's root: `WORKSHOP_ROOT`, else found from here."""
@@ -23,8 +25,13 @@ def records() -> Path:
 
 
 def cache() -> Path:
-    """Return the folder for what can be made again (tokenizer, corpus)."""
-    given = os.environ.get("WORKSHOP_CACHE")
-    folder = Path(given) if given else root() / ".cache"
+    """Return the folder for what can be made again (tokenizers).
+
+    Raises `UserError` when `WORKSHOP_CACHE` names one that others may fill.
+    """
+    if given := os.environ.get("WORKSHOP_CACHE"):
+        remedy = "let WORKSHOP_CACHE name a folder of yours"
+        return private.make(Path(given).absolute(), remedy)
+    folder = root() / ".cache"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

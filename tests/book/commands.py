@@ -95,10 +95,10 @@ def all_of(root: Path) -> list[Command]:
         (documented, [*(root / "benchmarks").rglob("*.py")]),
         (commented, [*(root / "slurm").glob("*.sbatch")]),
     ]
-    found: dict[str, Command] = {}
+    commands: dict[str, Command] = {}
     for read, paths in sources:
         for path in sorted(paths):
             for line, text in read(path.read_text()):
                 place = f"{path.relative_to(root)}:{line}"
-                found.setdefault(text, Command(text, place))
-    return list(found.values())
+                commands.setdefault(text, Command(text, place))
+    return list(commands.values())

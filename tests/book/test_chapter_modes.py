@@ -65,11 +65,11 @@ def execute(
 
 def printed(notebook: nbformat.NotebookNode, word: str) -> list[str]:
     """Return what each cell printed whose source contains a word."""
-    found = []
+    printed = []
     for cell in notebook.cells:
         if cell.cell_type == "code" and word in cell.source:
-            found.append("".join(o.get("text", "") for o in cell.outputs))
-    return found
+            printed.append("".join(o.get("text", "") for o in cell.outputs))
+    return printed
 
 
 def test_there_are_chapters_with_recorded_cells() -> None:

@@ -33,7 +33,7 @@ SMALL = {
     "workshop.lab1.check_layouts": "--steps 1",
     "workshop.lab1.compare_layouts": "--small --rounds 1",
     "workshop.lab1.sweep_pipeline": "--small",
-    "workshop.lab1.out_of_memory": "--small --steps 1",
+    "workshop.lab1.out_of_memory": "--small --micro-batches 32768",
 }
 SLOW = ("--compile", "--trace")
 OWN_FOLDER = ("--checkpoint", "--metrics", "--out", "--output")
@@ -109,9 +109,14 @@ def test_a_training_command_runs(command, tmp_path) -> None:
     assert done.stdout.strip()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("launcher", ["torchrun", "python"])
 def test_a_launcher_itself_starts_a_training(launcher, tmp_path) -> None:
-    """One launch of a kind; the other commands run without it above."""
+    """One launch of a kind; the other commands run without it above.
+
+    `make test` launches torchrun in the tests of kills and of Slurm's
+    scripts, and python in the one of memory that runs out.
+    """
     command = next(c for c in training() if program(c.words) == launcher
                    and module_of(c.words)[0].endswith("pretrain_gpt"))  # fmt: skip
     module, _ = module_of(command.words)
@@ -200,8 +205,8 @@ def test_commands_are_found_where_they_stand() -> None:
     assert list(commands.fenced(page)) == [(3, "workshop a --b"),
                                            (10, "make c")]  # fmt: skip
     module = '"""torchrun -m x\n\nText.\n\n  sbatch y.sbatch [MORE]\n"""'
-    found = list(commands.documented(module))
-    assert found == [(1, "torchrun -m x"), (5, "sbatch y.sbatch [MORE]")]
-    assert commands.Command(found[1][1], "").words == ["sbatch", "y.sbatch"]
+    named = list(commands.documented(module))
+    assert named == [(1, "torchrun -m x"), (5, "sbatch y.sbatch [MORE]")]
+    assert commands.Command(named[1][1], "").words == ["sbatch", "y.sbatch"]
     script = "#!/bin/bash\n# Text\n#   sbatch z.sbatch\n#SBATCH -n 1\n"
     assert list(commands.commented(script)) == [(3, "sbatch z.sbatch")]

@@ -15,9 +15,9 @@ TOO_WIDE = """() => {
   const limit = document.documentElement.clientWidth;
   const over = document.documentElement.scrollWidth - limit;
   if (over <= 0) return [];
-  const found = [...document.querySelectorAll('article *')].filter(
+  const elements = [...document.querySelectorAll('article *')].filter(
     e => e.getBoundingClientRect().right > limit + 1);
-  return [over + ' px'].concat(found.slice(0, 5).map(
+  return [over + ' px'].concat(elements.slice(0, 5).map(
     e => e.tagName + '.' + e.className));
 }"""
 CODE_SCROLLS = """() => [...document.querySelectorAll(
@@ -37,15 +37,15 @@ SERIOUS = """async () => (await axe.run(document, {
 def test_every_page(chromium, site, address, width, scheme) -> None:
     pages = site.pages()
     assert "index.html" in pages
-    found = {}
+    wrong = {}
     with browsing.watched(chromium, address, width, scheme) as tab:
         for name in pages:
             tab.wrong.clear()
             tab.open(name)
             tab.wrong += look(tab.page, width, scheme)
             if tab.wrong:
-                found[name] = list(tab.wrong)
-    assert not found, json.dumps(found, indent=1)
+                wrong[name] = list(tab.wrong)
+    assert not wrong, json.dumps(wrong, indent=1)
 
 
 def look(page: Page, width: int, scheme: str) -> list[str]:

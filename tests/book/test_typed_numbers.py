@@ -84,9 +84,9 @@ def test_the_line_is_that_of_the_number() -> None:
 def test_the_book_and_the_readme_have_none() -> None:
     root = paths.root()
     pages = [root / "README.md", *sorted((root / "book").rglob("*.md"))]
-    found = {
+    typed = {
         f"{page.relative_to(root)}:{finding.line}": finding.text
         for page in pages
         for finding in typed_numbers.find(page.read_text())
     }
-    assert not found
+    assert not typed

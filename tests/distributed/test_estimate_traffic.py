@@ -113,30 +113,28 @@ def finish(
 
 def totals(entries: list) -> Counter:
     """Return operation and size -> messages' elements, bytes, ring bytes."""
-    found: Counter = Counter()
+    sums: Counter = Counter()
     for one in entries:
         # The scalar loss, and the other end of a send, which costs nothing.
         if one.operation in ("broadcast", "receive"):
             continue
         key = one.operation, one.group_size
-        found[*key, "elements"] += one.elements
-        found[*key, "bytes"] += one.message_bytes
-        found[*key, "sent"] += float(one.ring_bytes)
-    return found
+        sums[*key, "elements"] += one.elements
+        sums[*key, "bytes"] += one.message_bytes
+        sums[*key, "sent"] += float(one.ring_bytes)
+    return sums
 
 
 def predicted(entries: list[dict]) -> Counter:
-    found: Counter = Counter()
+    sums: Counter = Counter()
     for one in entries:
         key = one["operation"], one["ranks"]
         elements = one["times"] * one["elements"]
         size = elements * one["element_bytes"]
-        found[*key, "elements"] += elements
-        found[*key, "bytes"] += size
-        found[*key, "sent"] += sent_bytes(
-            one["operation"], size, one["ranks"]
-        )
-    return found
+        sums[*key, "elements"] += elements
+        sums[*key, "bytes"] += size
+        sums[*key, "sent"] += sent_bytes(one["operation"], size, one["ranks"])
+    return sums
 
 
 def compare(pool: Pool, sizes: dict, overlapped: bool = False) -> None:
@@ -144,10 +142,10 @@ def compare(pool: Pool, sizes: dict, overlapped: bool = False) -> None:
     for rank, ledger in enumerate(pool.run(counted, layout, overlapped)):
         at = layout.coordinate(rank)
         expected = traffic(asdict(CONFIG), layout, at.pp, element_bytes=8)
-        found = totals(ledger)
-        assert found.keys() == predicted(expected).keys()
+        sums = totals(ledger)
+        assert sums.keys() == predicted(expected).keys()
         for key, value in predicted(expected).items():
-            assert found[key] == pytest.approx(value, rel=1e-12), key
+            assert sums[key] == pytest.approx(value, rel=1e-12), key
 
 
 @pytest.mark.parametrize("sizes", TWO, ids=str)

@@ -72,9 +72,9 @@ def target_logits(logits, targets, group):
     local = targets - dist.get_rank(group) * width
     mine = (local >= 0) & (local < width)
     rows = torch.arange(len(targets), device=logits.device)
-    found = logits[rows, local.clamp(0, width - 1)] * mine
-    collectives.all_reduce(found, group)
-    return found
+    target = logits[rows, local.clamp(0, width - 1)] * mine
+    collectives.all_reduce(target, group)
+    return target
 
 
 def split_loss(logits, targets, group):
@@ -123,5 +123,5 @@ def judge(rank: int, world: int, answer) -> str:
 def test_a_split_loss_is_right_stable_and_short(
     pool2: Pool, answer, says
 ) -> None:
-    for found in pool2.run(judge, answer):
-        assert found.startswith(says)
+    for verdict in pool2.run(judge, answer):
+        assert verdict.startswith(says)

@@ -39,18 +39,18 @@ def test_every_stage_of_every_layout_is_measured(
     assert not dist.is_initialized()
     events = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert events[0]["model"] == "tiny"
-    found: dict = {}
+    measured: dict = {}
     for event in events[1:]:
         at = event["labels"]
         key = at["layout"], at["micro_batch"], at["stage"]
-        found.setdefault(key, {})[event["name"]] = event["value"]
+        measured.setdefault(key, {})[event["name"]] = event["value"]
     expected = {
         ("dp1", 2, 0), ("dp2", 2, 0), ("tp2", 2, 0), ("tp2sp", 4, 0),
         ("pp2", 2, 0), ("pp2", 2, 1),
         ("dp2tp2pp2", 2, 0), ("dp2tp2pp2", 2, 1),
     }  # fmt: skip
-    assert found.keys() == expected
-    for (name, _, stage), values in found.items():
+    assert measured.keys() == expected
+    for (name, _, stage), values in measured.items():
         assert values.keys() == {
             "forward_ms", "backward_ms", "update_ms", "state_gib",
         }  # fmt: skip
@@ -173,5 +173,5 @@ def test_what_a_tensor_parallel_rank_keeps(
     layer = layer_bytes(model, spread)
     head = head_bytes(model, spread)
     ranks = pool2.run(kept_by_rank, sequence_parallel, compiled)
-    for found in ranks:
-        assert found == (held, layer, head)
+    for rank in ranks:
+        assert rank == (held, layer, head)

@@ -71,16 +71,16 @@ def test_receives_are_posted_before_the_operation_before(
 
 
 def traced(rank: int, world: int) -> list:
-    found = []
+    traces = []
     for align in (False, True):
         pipeline = build(rank, world, Case(options={"align": align}))
         batches = Case().micro_batches(0)
         pipeline.forward_backward(batches)
         time.sleep(LATE if rank == 0 else 0)
         pipeline.forward_backward(batches)
-        found.append((pipeline.trace, pipeline.trace_times()))
+        traces.append((pipeline.trace, pipeline.trace_times()))
         pipeline.close()
-    return found
+    return traces
 
 
 def one_clock(timeline: Timeline) -> bool:

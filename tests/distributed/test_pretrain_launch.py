@@ -132,7 +132,7 @@ def test_a_killed_run_resumes_bit_for_bit(launch, train, tmp_path):
 
     def argv(name):
         return [
-            *("--save-every", SAVED),
+            *("--save-every", SAVED, "--corpus-mib", 1),
             *("--checkpoint", tmp_path / name),
             *("--metrics", tmp_path / f"{name}.jsonl"),
         ]
@@ -167,7 +167,8 @@ def test_a_killed_run_resumes_bit_for_bit(launch, train, tmp_path):
 def test_ctrl_c_ends_every_rank_without_a_traceback_of_ours(launch, tmp_path):
     metrics = tmp_path / "m.jsonl"
     process = launch(
-        "--steps", 10**6, "--log-every", 10**6, "--metrics", metrics
+        *("--steps", 10**6, "--log-every", 10**6, "--corpus-mib", 1),
+        *("--metrics", metrics),
     )
     wait_for_step(process, metrics, 3)
     processes = everyone(process)
@@ -193,7 +194,9 @@ def test_bad_input_is_one_sentence_from_one_rank(train):
 
 def test_one_process_alone_leaves_a_trace(train, tmp_path):
     code, out, err = train(
-        "--steps", 7, "--warmup-steps", 2, "--trace", ranks=None
+        *("--steps", 7, "--warmup-steps", 2, "--trace"),
+        *("--corpus-mib", 1),
+        ranks=None,
     )
     assert code == 0, err
     lines = [x for x in out.splitlines() if x.startswith("step ")]

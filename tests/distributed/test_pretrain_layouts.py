@@ -133,6 +133,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_all_ranks(
 ):
     argv = ["--checkpoint", str(tmp_path)]
     pool2.run(pretrain, folder, *argv)
+    messages = pool2.run(refused, folder, *argv, "--steps", "2")
+    assert messages[0] == messages[1]
+    assert "has the checkpoint step-00000004 of another run" in messages[0]
     other = [*argv, "--resume", "--vocabulary", "300"]
     messages = pool2.run(refused, folder, *other)
     assert messages[0] == messages[1]

@@ -61,8 +61,8 @@ def ranks_of(folder) -> list[dict]:
 
 
 def test_only_the_ends_of_the_profile_take_time_of_no_step(recorded):
-    _, found = recorded
-    for rank in found:
+    _, profiles = recorded
+    for rank in profiles:
         assert rank["paused"] == [AFTER, AFTER + 2, AFTER + PROFILED]
 
 
@@ -108,8 +108,8 @@ def test_the_times_of_a_step_add_up(recorded):
 
 
 def test_the_passes_are_those_that_the_executor_ran(recorded):
-    folder, found = recorded
-    for rank, ran in zip(ranks_of(folder), found, strict=True):
+    folder, profiles = recorded
+    for rank, ran in zip(ranks_of(folder), profiles, strict=True):
         passes = [name for name, _, _ in rank["ranges"] if name[0] in "FB"]
         assert passes == ran["order"]
         assert len(passes) == 2 * MICRO_BATCHES

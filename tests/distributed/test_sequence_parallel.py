@@ -24,7 +24,6 @@ from workshop.parallel.tensor.mappings import (
     gather_tokens,
     reduce_from,
     reduce_scatter_tokens,
-    scatter_to,
 )
 from workshop.parallel.tensor.sequence import finish_gradients
 
@@ -136,12 +135,11 @@ def test_partial_gradients_travel_as_one_message(pool2: Pool) -> None:
 def mappings(rank: int, world: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Return output and input's gradient of each mapping."""
     group = dist.group.WORLD.group_name
-    found = {}
+    mapped = {}
     for mapping in (
         copy_to,
         reduce_from,
         gather_from,
-        scatter_to,
         gather_tokens,
         reduce_scatter_tokens,
     ):
@@ -151,8 +149,8 @@ def mappings(rank: int, world: int) -> dict[str, tuple[Tensor, Tensor]]:
         x.requires_grad_()
         y = mapping(x, group)
         y.backward(torch.arange(y.numel()).view_as(y) * (rank + 1.0))
-        found[mapping.__name__] = y.detach(), x.grad
-    return found
+        mapped[mapping.__name__] = y.detach(), x.grad
+    return mapped
 
 
 def check_mapping(
@@ -177,9 +175,6 @@ def test_each_mapping_and_its_conjugate(pool2: Pool) -> None:
         wide = torch.arange(48.0).view(2, 3, 8) * (rank + 1)
         side = slice(4 * rank, 4 * rank + 4)
         check("gather_from", torch.cat([x, x + 100], -1), wide[..., side])
-        half = slice(2 * rank, 2 * rank + 2)
-        small = torch.arange(12.0).view(2, 3, 2)
-        check("scatter_to", own[..., half], torch.cat([small, 2 * small], -1))
         # Tokens laid end to end: 6 on each rank, in 2 rows of 3.
         tokens = torch.arange(48.0).view(2, 2, 3, 4)
         check("gather_tokens", both.view(2, 6, 4), 3 * tokens[rank])

@@ -37,32 +37,32 @@ LAYOUTS = [
 
 def explain(rank: int, world: int) -> list[tuple[int, int]]:
     """Return graph breaks and graphs of a block, for each layout."""
-    found = []
+    graphs = []
     torch._dynamo.reset()
     for case in LAYOUTS:
         model, _ = split(case, dist.group.WORLD)
         own = SEQUENCE // world if case.sequence_parallel else SEQUENCE
         x = torch.randn(BATCH, own, HIDDEN).double().requires_grad_()
         seen = torch._dynamo.explain(model.blocks[0])(x)
-        found.append((seen.graph_break_count, seen.graph_count))
-    return found
+        graphs.append((seen.graph_break_count, seen.graph_count))
+    return graphs
 
 
 def test_a_block_is_one_graph(pool2: Pool) -> None:
-    for found in pool2.run(explain):
-        assert found == [(0, 1)] * len(LAYOUTS)
+    for graphs in pool2.run(explain):
+        assert graphs == [(0, 1)] * len(LAYOUTS)
 
 
 def graphs(rank: int, world: int) -> list[int]:
     """Return how many graphs a step compiles, tokens whole and split."""
-    found = []
+    graphs = []
     for sequence_parallel in (False, True):
         case = Case(sequence_parallel, backend="eager")
         model, _ = split(case, dist.group.WORLD)
         counters.clear()
         model(*case.batch(0)).backward()
-        found.append(counters["stats"]["unique_graphs"])
-    return found
+        graphs.append(counters["stats"]["unique_graphs"])
+    return graphs
 
 
 def test_all_blocks_share_a_graph(pool2: Pool) -> None:
@@ -162,9 +162,9 @@ def differentiate(rank: int, world: int, split_tokens: bool) -> list[float]:
         for member in range(world):
             step = torch.zeros_like(part)
             step[1, 2] = 1e-5 if member == rank else 0
-            found = slope(still, step)
+            grown = slope(still, step)
             if member == rank:
-                errors.append(found - of_part[1, 2].item())
+                errors.append(grown - of_part[1, 2].item())
         step = torch.zeros_like(x)
         step[1, 3, 2] = 1e-5
         errors.append(slope(step, still_part) - of_x[1, 3, 2].item())

@@ -33,11 +33,11 @@ def split_losses(
 ) -> list:
     """Return what `split_loss` does, for each case."""
     piece = piece or vocab_cross_entropy.PIECE
-    found = []
+    losses = []
     with mock.patch.object(vocab_cross_entropy, "PIECE", piece):
         for case in cases:
-            found.append(split_loss(rank, world, case))
-    return found
+            losses.append(split_loss(rank, world, case))
+    return losses
 
 
 def split_loss(rank: int, world: int, case: tuple) -> tuple:
@@ -117,12 +117,12 @@ def overwritten(rank: int, world: int) -> list[bool]:
         product, targets, 32 * rank, 32, dist.group.WORLD.group_name
     ).sum()
     loss.backward(retain_graph=True)
-    found = [torch.equal(product, own.grad)]
+    holds = [torch.equal(product, own.grad)]
     try:
         loss.backward()
     except RuntimeError as error:
-        found.append("modified by an inplace operation" in str(error))
-    return found
+        holds.append("modified by an inplace operation" in str(error))
+    return holds
 
 
 def test_the_gradient_takes_the_place_of_the_logits(pool2: Pool) -> None:

@@ -134,7 +134,7 @@ def test_one_rank_is_the_dense_model(pool2: Pool) -> None:
 def refusals(rank: int, world: int) -> list[str]:
     """Return the sentences for layouts that cannot be."""
     long = GPT(GPTConfig(1, 12, 2, 7, 10))
-    found = []
+    messages = []
     for model, tokens, split_tokens in (
         (GPT(GPTConfig(1, 12, 3, 8, 10)), 8, False),
         (long, 7, True),
@@ -144,8 +144,8 @@ def refusals(rank: int, world: int) -> list[str]:
             tensor_parallel.apply(model, PLAN, dist.group.WORLD, split_tokens)
             model(torch.zeros(2, tokens, dtype=torch.int64))
         except UserError as error:
-            found.append(str(error))
-    return found
+            messages.append(str(error))
+    return messages
 
 
 def test_sizes_that_do_not_divide_are_named(pool2: Pool) -> None:
@@ -195,7 +195,7 @@ def test_a_stage_without_embedding_or_head_is_split(pool2: Pool) -> None:
 
 def low_precision(rank: int, world: int, case: Case) -> list:
     """Return losses, and bytes an element of what travels, in 16 bits."""
-    found = []
+    trained = []
     for weights, backend in (
         (torch.bfloat16, ""),
         (torch.float32, ""),
@@ -226,8 +226,8 @@ def low_precision(rank: int, world: int, case: Case) -> list:
             for entry in ledger.entries[1:]
         }
         kinds = {p.grad.dtype for p in models[1].parameters()}
-        found.append((losses, widths, kinds == {weights}, loss.dtype))
-    return found
+        trained.append((losses, widths, kinds == {weights}, loss.dtype))
+    return trained
 
 
 @pytest.mark.parametrize(
@@ -240,8 +240,8 @@ def test_16_bits_travel_and_the_loss_is_summed_in_32(
     """bfloat16 weights, and autocast, which no custom operator sees."""
     case = Case(sequence_parallel, overlap, vocabulary=64)
     scalars, activations = 3 * 8, 3 * 8 * 16
-    for found in pool2.run(low_precision, case):
-        for (due, loss), widths, kinds, dtype in found:
+    for trained in pool2.run(low_precision, case):
+        for (due, loss), widths, kinds, dtype in trained:
             assert loss == pytest.approx(due, rel=0.01)
             assert widths == {(scalars, 4), (activations, 2)}
             assert kinds and dtype == torch.float32

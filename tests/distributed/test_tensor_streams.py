@@ -48,15 +48,15 @@ def test_masks_on_four_ranks(pool4: Pool) -> None:
     """tp: equal if replicated, different if tokens are split. dp: never."""
     for sequence_parallel in (False, True):
         layout = Layout(dp=2, tp=2, sequence_parallel=sequence_parallel)
-        found = pool4.run(masks, layout)
-        by_place = {(at.dp, at.tp): first for at, first, *_ in found}
+        masked = pool4.run(masks, layout)
+        by_place = {(at.dp, at.tp): first for at, first, *_ in masked}
         for dp in range(2):
             a, b = by_place[dp, 0], by_place[dp, 1]
             assert torch.equal(a, b) != sequence_parallel
             assert a.float().mean().item() > 0.3
         for tp in range(2):
             assert not torch.equal(by_place[0, tp], by_place[1, tp])
-        for _, first, second, again, restored in found:
+        for _, first, second, again, restored in masked:
             assert not torch.equal(first, second)
             assert torch.equal(first, again)
             assert torch.equal(second, restored)

@@ -71,5 +71,5 @@ def judge(rank: int, world: int, answer) -> str:
     ],
 )
 def test_one_message_is_counted(pool2: Pool, answer, says) -> None:
-    for found in pool2.run(judge, answer):
-        assert found.startswith(says)
+    for verdict in pool2.run(judge, answer):
+        assert verdict.startswith(says)

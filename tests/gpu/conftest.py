@@ -44,12 +44,36 @@ JOB = (
 )
 
 
+LONGEST = (
+    "the_bubble_of_the_formula",
+    "the_dense_gradients[4-16]",
+    "both_sides_have_the_same_losses",
+    "the_dense_gradients[2-6]",
+    "all_ways_train_on_nccl",
+    "receives_ahead_and_times",
+    "a_profile_shows_stages",
+    "trains_compiled_in_bf16",
+)
+"""Tests that begin first, each on a worker of its own; the one that has the
+GPUs alone before all, while nobody must be waited for."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of this folder, so that `-m "not gpu"` knows it."""
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.gpu)
+    """Mark this folder's tests, so that `-m "not gpu"` knows them.
+
+    pytest-xdist hands a worker two tests to begin with, so that each of the
+    longest has a short one beside it.
+    """
+    ours = [item for item in items if HERE in item.path.parents]
+    for item in ours:
+        item.add_marker(pytest.mark.gpu)
+    longest = [i for name in LONGEST for i in ours if name in i.nodeid]
+    rest = [item for item in ours if item not in longest]
+    dealt = [one for pair in zip(longest, rest, strict=False) for one in pair]
+    dealt += [item for item in ours if item not in dealt]
+    others = [item for item in items if item not in ours]
+    items[:] = others + dealt
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ def gradients(dtype: str, compiled: bool) -> dict[str, torch.Tensor]:
     with torch.autocast("cuda", torch.bfloat16, enabled=dtype == "bfloat16"):
         loss = model(tokens, targets)
     loss.backward()
-    found = {n: p.grad.double() for n, p in model.named_parameters()}
-    return {"loss": loss.detach().double(), **found}
+    gradient = {n: p.grad.double() for n, p in model.named_parameters()}
+    return {"loss": loss.detach().double(), **gradient}
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +42,9 @@ def exact() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 def test_bf16_autocast_is_close_to_float64(exact, compiled):
-    found = gradients("bfloat16", compiled)
-    assert found.keys() == exact.keys()
-    wrong = {n: float((found[n] - exact[n]).norm()) for n in exact}
+    ours = gradients("bfloat16", compiled)
+    assert ours.keys() == exact.keys()
+    wrong = {n: float((ours[n] - exact[n]).norm()) for n in exact}
     right = {n: float(exact[n].norm()) for n in exact}
     assert wrong.pop("loss") < 1e-3 * right.pop("loss")
     # bf16 rounds by up to 2^-8, again and again from the loss to the input

@@ -10,19 +10,19 @@ from workshop.doctor import checks
 
 
 def test_the_description_agrees_with_torch():
-    found = json.loads(json.dumps(hardware.describe()))
+    machine = json.loads(json.dumps(hardware.describe()))
     count = torch.cuda.device_count()
-    assert len(found["gpus"]) == count
-    for index, gpu in enumerate(found["gpus"]):
+    assert len(machine["gpus"]) == count
+    for index, gpu in enumerate(machine["gpus"]):
         properties = torch.cuda.get_device_properties(index)
         assert gpu["model"] == properties.name
         assert gpu["multiprocessors"] == properties.multi_processor_count
         assert gpu["memory_gib"] > 1
-    assert found["host_gpus"] >= count and found["driver"]
-    assert found["software"]["cuda"] and found["software"]["nccl"]
-    peers = found["peer_access"]
+    assert machine["host_gpus"] >= count and machine["driver"]
+    assert machine["software"]["cuda"] and machine["software"]["nccl"]
+    peers = machine["peer_access"]
     assert [len(row) for row in peers] == [count] * count
-    matrix = found["links"]["matrix"]
+    matrix = machine["links"]["matrix"]
     assert all(len(row) == len(matrix) >= count for row in matrix)
 
 
@@ -30,7 +30,7 @@ def test_the_doctor_finds_gpus_and_nccl_working(two_gpus):
     machine = checks.machine()
     assert checks.gpus(machine).ok is True
     finding = checks.nccl(machine)
-    assert finding.ok is True, finding.found
+    assert finding.ok is True, finding.observed
 
 
 def sum_of_random(rank: int, world: int, dtype: torch.dtype) -> float:

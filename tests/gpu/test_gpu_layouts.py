@@ -19,13 +19,13 @@ def test_every_layout_has_the_dense_gradients(
     launch, ranks: int, layouts: int
 ) -> None:
     run = launch("workshop.lab1.check_layouts", ranks=ranks)
-    found = {
+    errors = {
         event["labels"]["layout"]: event["value"]
         for event in run.of("measure")
         if event["name"] == "gradient_error"
     }
-    assert len(found) == layouts, sorted(found)
-    wrong = {name: error for name, error in found.items() if error > 1e-9}
+    assert len(errors) == layouts, sorted(errors)
+    wrong = {name: error for name, error in errors.items() if error > 1e-9}
     assert not wrong, wrong
 
 

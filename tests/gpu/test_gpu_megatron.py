@@ -15,14 +15,14 @@ def test_both_sides_have_the_same_losses(launch) -> None:
         "workshop.lab1.compare_megatron", "--small", "--rounds", "1",
         "--layouts", "tp2-sp,pp2",
     )  # fmt: skip
-    found: dict[str, dict[str, float]] = {}
+    losses_of: dict[str, dict[str, float]] = {}
     for event in run.of("measure"):
         if event["name"] == "loss":
             labels = event["labels"]
-            side = found.setdefault(labels["layout"], {})
+            side = losses_of.setdefault(labels["layout"], {})
             side[labels["contestant"]] = event["value"]
-    assert sorted(found) == ["pp2", "tp2-sp"]
-    for layout, losses in found.items():
+    assert sorted(losses_of) == ["pp2", "tp2-sp"]
+    for layout, losses in losses_of.items():
         assert sorted(losses) == ["megatron", "megatron-flash", "ours"]
         ours = losses.pop("ours")
         for other, loss in losses.items():

@@ -86,5 +86,5 @@ def test_one_gpu_trains_compiled_in_bf16(launch):
         "--bf16",
         ranks=1,
     )
-    found = losses(done)
-    assert found[-1] < found[0]
+    curve = losses(done)
+    assert curve[-1] < curve[0]

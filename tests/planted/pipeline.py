@@ -81,10 +81,10 @@ class DetachesTheStages(Pipeline):
     """A stage computes on a detached input and hands back zeros."""
 
     def _forward(self, operation: Operation, x: Tensor | None) -> Tensor:
-        result = super()._forward(operation, x)
+        output = super()._forward(operation, x)
         if x is not None and x.requires_grad:
             x.register_hook(torch.zeros_like)
-        return result
+        return output
 
 
 class SkipsTheLastBackward(Pipeline):
@@ -107,9 +107,9 @@ class MixesMicroBatches(Pipeline):
         self.micro_batches = [
             (tokens, pairs[i - 1][1]) for i, (tokens, _) in enumerate(pairs)
         ]
-        result = super()._forward(operation, x)
+        output = super()._forward(operation, x)
         self.micro_batches = before
-        return result
+        return output
 
 
 class SwapsMessages(Pipeline):

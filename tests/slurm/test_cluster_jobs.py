@@ -44,15 +44,15 @@ def wait_for(output: Path, text: str, times: int = 1) -> str:
 
 def alive(marker: str) -> list[str]:
     """Return the command lines of this machine that hold `marker`."""
-    found = []
+    commands = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             command = path.read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
         if marker in command:
-            found.append(command)
-    return found
+            commands.append(command)
+    return commands
 
 
 def test_states_are_reported_in_order(script, slurm_cluster) -> None:
@@ -136,6 +136,19 @@ def test_cancel_ends_all_ranks(tmp_path: Path, slurm_cluster) -> None:
     assert alive(marker)
     assert jobs.cancel(job_id).state == "CANCELLED"
     assert not alive(marker), "ranks outlive their job"
+
+
+def test_cancel_ends_what_left_the_process_tree(script, tmp_path) -> None:
+    mark = f"96{os.getpid()}"
+    ended = jobs.submit(script(f"(setsid sleep {mark} &)"))
+    jobs.wait(ended, 120)
+    assert not alive(f"sleep {mark}"), "a child outlives its job"
+    path = script(f"(setsid sleep {mark} &)\necho started\nsleep 300")
+    job_id = jobs.submit(path)
+    wait_for(tmp_path / "job.out", "started")
+    assert alive(f"sleep {mark}")
+    jobs.cancel(job_id)
+    assert not alive(f"sleep {mark}"), "a child outlives its job"
 
 
 def test_interrupted_wait_leaves_the_cluster_sane(script, tmp_path) -> None:

@@ -1,6 +1,8 @@
 """Starting and stopping: names, GPUs, second starts, bad input."""
 
+import os
 import re
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -33,14 +35,14 @@ def test_nothing_listens_on_the_network(slurm_cluster: Layout) -> None:
     if not slurm_cluster.local_name:
         pytest.skip("this machine's name leads to more than 127.0.0.1")
     ports = range(slurm_cluster.port, slurm_cluster.port + 3)
-    found = {}
+    listening = {}
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, _, state, *_ = line.split()
         address, port = local.split(":")
         if state == "0A" and int(port, 16) in ports:
-            found[int(port, 16)] = address
+            listening[int(port, 16)] = address
     # 127.0.0.1, in the byte order of the machine
-    assert found == dict.fromkeys(ports, "0100007F")
+    assert listening == dict.fromkeys(ports, "0100007F")
 
 
 def test_second_start_changes_nothing(slurm_cluster: Layout) -> None:
@@ -68,10 +70,12 @@ def test_each_node_gets_devices_of_its_own(
     jobs.wait(
         jobs.submit("slurm/gpus.sbatch", options=[f"--output={output}"]), 120
     )
-    found = re.findall(
+    devices = re.findall(
         r"on (\S+): .*CUDA_VISIBLE_DEVICES=(\S+)", output.read_text()
     )
-    assert dict(found) == dict(zip(layout.names, ("0,1", "2,3"), strict=True))
+    assert dict(devices) == dict(
+        zip(layout.names, ("0,1", "2,3"), strict=True)
+    )
 
 
 def test_without_namespaces_names_still_resolve(
@@ -98,7 +102,10 @@ def test_without_namespaces_names_still_resolve(
 def test_stop_ends_everything(slurm_cluster, second_base: Path) -> None:
     layout = cluster.start(nodes=1)
     script = second_base / "sleeper.sbatch"
-    script.write_text("#!/bin/bash\nsrun sleep 98765\n")
+    lines = ["#!/bin/bash", "(setsid sleep 98765 &)", "srun sleep 98765"]
+    if layout.own_names:  # else nothing tells whose it is
+        lines.insert(1, "(env -i setsid sleep 98765 &)")
+    script.write_text("\n".join(lines) + "\n")
     job_id = jobs.submit(script, options=["--output=/dev/null"])
     running = jobs.GOING - {"PENDING", "CONFIGURING"}
     ends = time.monotonic() + 120
@@ -119,6 +126,19 @@ def test_stop_ends_everything(slurm_cluster, second_base: Path) -> None:
     status = runner.invoke(app, ["status"])
     assert status.exit_code == 3 and "workshop cluster start" in status.output
     assert runner.invoke(app, ["stop"]).exit_code == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_stop_waits_for_no_munged_that_is_dead_or_hangs(
+    slurm_cluster, second_base: Path, how: signal.Signals
+) -> None:
+    layout = cluster.start(nodes=1)
+    os.kill(int(layout.path("run", "munged.pid").read_text()), how)
+    began = time.monotonic()
+    cluster.stop()
+    assert time.monotonic() - began < 25
+    assert not state.alive(layout)
 
 
 def test_taken_port_is_named(slurm_cluster, second_base: Path) -> None:

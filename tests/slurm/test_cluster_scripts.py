@@ -149,10 +149,10 @@ def test_a_submitted_script_keeps_its_log_in_the_folder_of_logs() -> None:
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.sbatch")))
 def test_script_names_no_site(path: Path) -> None:
     text = path.read_text()
-    found = re.findall(
+    fixed = re.findall(
         r"--(?:partition|account|qos|mail-user|nodelist)\b"
         r"|/(?:home|Users|scratch|projects?|opt)/|^#SBATCH -[pAw] ",
         text,
         re.MULTILINE,
     )
-    assert not found, "what belongs to a site belongs into its profile"
+    assert not fixed, "what belongs to a site belongs into its profile"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from workshop.notebook import recorded
-from workshop.records import check
+from workshop.records import check, job
 from workshop.records import experiments as describe
 from workshop.slurm import jobs
 
@@ -65,12 +65,12 @@ def test_good_runs_are_recorded_and_a_second_call_has_nothing_to_do(workshop):
         folder = workshop / "book" / "runs" / name
         finding = check.examine(name, describe.read()[name], folder)
         assert (finding.state, finding.problem) == ("fresh", "")
-    found = record(workshop)
-    assert found["slurm"]["partition"] == "debug"
-    assert found["slurm"]["node_list"] == "node1"
-    assert found["summary"]["tokens_per_s"]["values"] == [300, 301, 302]
+    body = record(workshop)
+    assert body["slurm"]["partition"] == "debug"
+    assert body["slurm"]["node_list"] == "node1"
+    assert body["summary"]["tokens_per_s"]["values"] == [300, 301, 302]
     ranks = record(workshop, "lab1/ranks")
-    assert ranks["slurm"]["job_id"] < found["slurm"]["job_id"]
+    assert ranks["slurm"]["job_id"] < body["slurm"]["job_id"]
     assert ranks["layout"] == "two Slurm nodes on one host"
     assert ranks["slurm"]["node_list"] == "node[1-2]"
     assert ranks["summary"]["ranks"]["median"] == 4
@@ -110,9 +110,9 @@ def test_ctrl_c_cancels_the_job_and_says_so(workshop, shell):
     assert process.returncode == 130, said
     assert "is cancelled" in said
     assert "Traceback" not in said
-    found = record(workshop)
-    assert found["status"] == "cancelled"
-    job = found["slurm"]["job_id"]
+    body = record(workshop)
+    assert body["status"] == "cancelled"
+    job = body["slurm"]["job_id"]
     queue = shell(f"squeue --noheader --states=all --jobs={job} -o %T")
     assert queue.stdout.strip() == "CANCELLED"
 
@@ -141,6 +141,37 @@ def test_too_many_gpus_and_too_little_budget_submit_nothing(workshop):
     assert short.returncode == 0
     assert "call this again" in short.stderr
     assert not list((workshop / "slurm" / "logs").iterdir())
+
+
+def test_two_calls_take_what_is_stale_as_far_as_the_budget_goes(
+    workshop, monkeypatch
+):
+    toy = {"kind": "good", "repeats": 1, "timeout": "30s", "needs_gpus": 0}
+    second = runs_folder.TOML.format(name="lab1/second", **toy)
+    first = 'priority = 1\nexpected = "2s"\n'
+    more = f'{first}{second}priority = 2\nexpected = "25s"\n'
+    runs_folder.describe_toy(workshop, repeats=1, more=more)
+    with monkeypatch.context() as patch:
+        runs_folder.enter(patch, workshop)
+        for name in (NAME, "lab1/second"):
+            job.run(describe.read()[name], False, workshop / "book" / "runs")
+    fresh = submit("--stale", "--budget", "40s")
+    assert "nothing to submit" in fresh.stdout, fresh.stderr
+    helper = workshop / "code" / "helper_of_toy.py"
+    helper.write_text(helper.read_text().replace("100.0", "200.0"))
+    # Two seconds fit into 40 less what a submission takes, 25 more do not.
+    done = submit("--stale", "--budget", "40s")
+    assert (done.returncode, done.stdout.count("recorded by job")) == (0, 1)
+    assert f"{NAME}: recorded" in done.stdout
+    assert "lab1/second takes about 25 s" in done.stderr
+    assert "call this again" in done.stderr
+    rest = submit("--stale", "--budget", "50s")
+    assert (rest.returncode, rest.stdout.count("recorded by job")) == (0, 1)
+    assert "lab1/second: recorded" in rest.stdout
+    for name in (NAME, "lab1/second"):
+        summary = record(workshop, name)["summary"]
+        assert summary["tokens_per_s"]["values"] == [600]
+    assert "nothing to submit" in submit("--stale").stdout
 
 
 def test_a_recorded_cell_submits_the_small_size(

@@ -123,8 +123,8 @@ def test_pretended_gpus_hide_real_ones() -> None:
 def test_gpus_are_shared_out(
     monkeypatch, count, nodes, each, real, expected
 ) -> None:
-    found = [f"/dev/nvidia{number}" for number in range(count)]
-    monkeypatch.setattr(gpus, "real_devices", lambda: found)
+    devices = [f"/dev/nvidia{number}" for number in range(count)]
+    monkeypatch.setattr(gpus, "real_devices", lambda: devices)
     per_node, devices, is_real = gpus.choose(nodes, each, real)
     assert (per_node, len(devices), is_real) == expected
 
@@ -140,8 +140,8 @@ def test_gpus_are_shared_out(
 def test_too_few_gpus_are_named(
     monkeypatch, count, nodes, each, real, said
 ) -> None:
-    found = [f"/dev/nvidia{number}" for number in range(count)]
-    monkeypatch.setattr(gpus, "real_devices", lambda: found)
+    devices = [f"/dev/nvidia{number}" for number in range(count)]
+    monkeypatch.setattr(gpus, "real_devices", lambda: devices)
     with pytest.raises(UserError, match=said):
         gpus.choose(nodes, each, real)
 

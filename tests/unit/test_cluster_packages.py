@@ -47,8 +47,8 @@ def test_apt_decides_what_is_needed(project: Path) -> None:
 ;; *download*) while [ "$1" != download ]; do shift; done; shift
 for n; do : >"${{n}}_1_amd64.deb"; done;; esac""",
     )
-    found = packages.download(project / "debs", no_report)
-    assert [path.name.split("_")[0] for path in found] == [
+    debs = packages.download(project / "debs", no_report)
+    assert [path.name.split("_")[0] for path in debs] == [
         "libmunge2",
         "munge",
         "slurm-wlm-basic-plugins",

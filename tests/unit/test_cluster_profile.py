@@ -49,6 +49,9 @@ def test_site_reaches_sbatch_and_the_job(monkeypatch, tmp_path) -> None:
         ("nodes = -1", "whole number"),
         ("gpus_per_node = true", "whole number"),
         ("options = '--exclusive'", "must be a list"),
+        ("options = [[1]]", "options.0 to .1.: it must be a list of strings"),
+        ("name = 'mars'", "sets name, which no profile has"),
+        ("variables = {A = true}", "variables.A to True: it must be a table"),
         ("partition = 3", "must be a string"),
         ("variables = ['A']", "must be a table"),
     ],
@@ -114,9 +117,9 @@ LINE = (
 
 def test_fields_of_a_job_are_told_apart(monkeypatch) -> None:
     scripted(monkeypatch, LINE.format("RUNNING", "0:0"))
-    found = jobs.info(7)
-    assert found["JobName"] == "a b" and found["TRES"] == "cpu=2,mem=3"
-    assert found["ReqB:S:C:T"] == "0:0:*:*" and found["Power"] == ""
+    job = jobs.info(7)
+    assert job["JobName"] == "a b" and job["TRES"] == "cpu=2,mem=3"
+    assert job["ReqB:S:C:T"] == "0:0:*:*" and job["Power"] == ""
 
 
 @pytest.mark.parametrize(

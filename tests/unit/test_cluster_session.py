@@ -2,10 +2,15 @@
 
 import ast
 import json
+import multiprocessing
+import os
 import re
+import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from workshop import paths
@@ -21,12 +26,12 @@ CELL = re.compile(
 
 def commands_of(page: str) -> list[str]:
     """Return the argument of every `sh(...)` in a page's code cells."""
-    found = []
+    commands = []
     for cell in CELL.findall(page):
         for node in ast.walk(ast.parse(python_of(cell))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "sh":
-                found.append(ast.literal_eval(node.args[0]))
-    return found
+                commands.append(ast.literal_eval(node.args[0]))
+    return commands
 
 
 def python_of(cell: str) -> str:
@@ -112,6 +117,40 @@ def test_commands_run_for_real(monkeypatch, capsys) -> None:
         sh("exit 4")
     with pytest.raises(UserError, match="was not over after 0.2 s"):
         sh("sleep 60", timeout=0.2)
+
+
+def runs(process: psutil.Process) -> bool:
+    """Say whether a process is neither gone nor waits to be reaped."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_command_ends_with_its_kernel(tmp_path, monkeypatch) -> None:
+    """Killed with -9 a kernel cannot end what a cell has started."""
+    monkeypatch.setattr(shell.cluster, "environment", dict)
+    pids = tmp_path / "pids"
+    kernel = multiprocessing.get_context("fork").Process(
+        target=shell.capture,
+        args=(f"echo $$ >{pids}; sleep 60 | sleep 60", 60),
+    )
+    kernel.start()
+    ends = time.monotonic() + 60
+    while not (pids.is_file() and pids.read_text().strip()):
+        assert time.monotonic() < ends, "the command does not start"
+        time.sleep(0.05)
+    bash = psutil.Process(int(pids.read_text()))
+    while len(family := [bash, *bash.children()]) < 3:
+        assert time.monotonic() < ends, "the command does not go on"
+    kernel.kill()
+    kernel.join()
+    ends = time.monotonic() + 5
+    while left := [process for process in family if runs(process)]:
+        if time.monotonic() > ends:
+            os.killpg(bash.pid, signal.SIGKILL)
+            raise AssertionError(f"{left} outlive their kernel")
+        time.sleep(0.05)
 
 
 def test_transcript_hides_this_machines_folder(monkeypatch, tmp_path) -> None:

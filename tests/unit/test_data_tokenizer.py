@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -43,6 +44,20 @@ def test_two_trainings_give_the_same_file():
     first = tokenizer_for(CORPUS, 300)
     first.path.unlink()
     assert tokenizer_for(CORPUS, 300).sha256 == first.sha256
+
+
+@pytest.mark.parametrize("room", [0, 500, 12_000])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(cache, room):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    big = Corpus("big", (TEXTS[0] * 200,), ("a",), "fedcba9876543210" * 4)
+    with pytest.raises(UserError, match="cannot be written .*WORKSHOP_CACHE"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        try:
+            encoded(big, tokenizer_for(big, 300))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(list(cache.glob("*.json"))) == (room == 12_000)
+    assert not list(cache.glob("*.npy")) + list(cache.glob("*.partial"))
 
 
 def _race(start, results):

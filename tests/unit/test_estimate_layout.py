@@ -81,15 +81,15 @@ def test_the_parameters_of_a_stage_equal_the_module(p, v, bias):
     total = 0
     for stage in range(p):
         stages = make_stages(GPT(config), config, stage, p, v)
-        found = rank_parameters(asdict(config), spread, stage)
+        counted = rank_parameters(asdict(config), spread, stage)
         parameters = [q for one in stages for q in one.parameters()]
-        assert found["total"] == sum(q.numel() for q in parameters)
-        assert found["tied_copy"] == sum(
+        assert counted["total"] == sum(q.numel() for q in parameters)
+        assert counted["tied_copy"] == sum(
             one.get_parameter(name).numel()
             for one in stages
             for name in one.copies
         )
-        total += found["total"] - found["tied_copy"]
+        total += counted["total"] - counted["tied_copy"]
     sizes = (config.layers, config.hidden, config.sequence)
     assert total == gpt_parameters(*sizes, config.vocabulary, bias=bias)
 

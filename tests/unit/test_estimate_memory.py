@@ -59,16 +59,16 @@ def test_states_equal_those_of_the_optimizer(precision):
     model(tokens, tokens).backward()
     optimizer.step()
     weights = list(model.parameters())
-    found = state_bytes(asdict(config), Layout(), 0, precision)
-    assert found["weights"] == sum(p.nbytes for p in weights)
-    assert found["gradients"] == sum(p.grad.nbytes for p in weights)
-    assert found["optimizer"] == sum(
+    held = state_bytes(asdict(config), Layout(), 0, precision)
+    assert held["weights"] == sum(p.nbytes for p in weights)
+    assert held["gradients"] == sum(p.grad.nbytes for p in weights)
+    assert held["optimizer"] == sum(
         value.nbytes
         for p in weights
         for value in optimizer.state[p].values()
         if torch.is_tensor(value) and value.dim()
     )
-    assert sum(found.values()) == 16 * sum(p.numel() for p in weights)
+    assert sum(held.values()) == 16 * sum(p.numel() for p in weights)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,19 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not():
     assert fits(GPT_1_3B, Layout(micro_batch=largest), H200)
     assert not fits(GPT_1_3B, Layout(micro_batch=largest + 1), H200)
     assert largest_micro_batch(GPT_1_3B, Layout(), 2**30) == 0
+
+
+def test_the_reserve_is_kept_to_the_byte():
+    layout = Layout(micro_batch=4, num_microbatches=2)
+    needed = rank_bytes(GPT_1_3B, layout)["total"]
+    assert fits(GPT_1_3B, layout, needed + 2 * 2**30)
+    assert not fits(GPT_1_3B, layout, needed + 2 * 2**30 - 1)
+    assert fits(GPT_1_3B, layout, needed, reserve=0)
+    # Every stage must fit, not the first alone.
+    staged = Layout(pp=2, micro_batch=8, num_microbatches=2, cut=(4, 20))
+    largest, parts = largest_stage(GPT_1_3B, staged)
+    assert largest == 1
+    assert not fits(GPT_1_3B, staged, parts["total"] - 1, reserve=0)
 
 
 def test_ten_billion_parameters_need_two_devices():

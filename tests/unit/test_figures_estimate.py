@@ -1,7 +1,6 @@
 """Figures of predictions from fabricated records: what they draw."""
 
 from dataclasses import asdict
-from itertools import pairwise
 
 import pytest
 from fabricated import Fabricated
@@ -77,22 +76,6 @@ def test_predicted_parts_stand_beside_the_measured_step(ranks):
     assert measured == pytest.approx([50.0])
     off = 100 * (parts["total"] / 0.05 - 1)
     assert [text.get_text() for text in axis.texts] == [f"{off:+.1f} %"]
-
-
-def test_a_faster_network_never_slows_a_layout_down(ranks):
-    figure = drawn.step_over_network(
-        ranks, {"TP2": ("tp2", 4, 1), "PP2": ("pp2", 4, 16)}
-    )
-    (axis,) = figure.axes
-    curves = [line.get_ydata() for line in axis.lines if len(
-        line.get_ydata()) > 2]  # fmt: skip
-    assert len(curves) == 2
-    for points in curves:
-        assert all(a >= b for a, b in pairwise(points))
-    assert curves[0][0] > 5 * curves[0][-1]
-    assert {"25 Gb/s", "100 Gb/s", "400 Gb/s"} == {
-        text.get_text() for text in axis.texts
-    }
 
 
 def test_memory_is_stacked_up_to_the_devices_limit():

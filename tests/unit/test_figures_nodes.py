@@ -46,11 +46,11 @@ def test_one_gpu_of_a_comparison_is_the_one_whose_neighbour_idles(alone):
 
 
 def test_one_gpu_is_predicted_as_it_was_measured(alone):
-    found = model.predict(alone, INSIDE, Layout(micro_batch=16), {})
-    assert found["total"] == pytest.approx(0.25)
+    predicted = model.predict(alone, INSIDE, Layout(micro_batch=16), {})
+    assert predicted["total"] == pytest.approx(0.25)
     half = model.predict(alone, INSIDE, Layout(micro_batch=8), {})
-    assert half["compute"] == pytest.approx(found["compute"] / 2)
-    assert half["optimizer"] == found["optimizer"] > 0
+    assert half["compute"] == pytest.approx(predicted["compute"] / 2)
+    assert half["optimizer"] == predicted["optimizer"] > 0
 
 
 def test_a_link_is_read_as_a_line_or_as_a_curve():

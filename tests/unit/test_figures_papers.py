@@ -1,6 +1,7 @@
 """The papers' tables agree with their formulas, and figures draw them."""
 
 import pytest
+from contrast import contrast
 from matplotlib.figure import Figure
 
 from workshop.estimate.parameters import (
@@ -8,9 +9,12 @@ from workshop.estimate.parameters import (
     narayanan_parameters,
 )
 from workshop.estimate.published import NARAYANAN_2021, SHOEYBI_2019
-from workshop.figures import papers as figures_papers
 from workshop.figures import style
 from workshop.figures.drawn import drawn
+from workshop.figures.papers import (
+    bubble_over_micro_batches,
+    published_speeds,
+)
 
 PEAK = 312  # TFLOP/s of an A100
 
@@ -34,12 +38,12 @@ def test_table_1_of_2021_agrees_with_itself(row) -> None:
     assert row.batch % row.data == 0
     assert round(100 * row.tflops / PEAK) == row.percent
     # Both are rounded: to 1 TFLOP/s of each GPU and to 0.1 PFLOP/s of all.
-    found = row.gpus * row.tflops / 1e3
-    assert found == pytest.approx(row.pflops, abs=row.gpus * 5e-4 + 0.05)
+    pflops = row.gpus * row.tflops / 1e3
+    assert pflops == pytest.approx(row.pflops, abs=row.gpus * 5e-4 + 0.05)
 
 
 def test_simulated_bubbles_lie_on_the_formula() -> None:
-    (axis,) = figures_papers.bubbles(4, (1, 2, 4)).axes
+    (axis,) = bubble_over_micro_batches(4, (1, 2, 4)).axes
     assert len(axis.lines) == 6
     for line, points in zip(axis.lines[::2], axis.lines[1::2], strict=True):
         assert list(points.get_xdata()) == [4, 8, 16]
@@ -50,7 +54,7 @@ def test_simulated_bubbles_lie_on_the_formula() -> None:
 
 
 def test_speeds_draws_every_row_of_the_table() -> None:
-    figure = figures_papers.speeds()
+    figure = published_speeds()
     (axis,) = figure.axes
     labels = [text.get_text() for text in axis.texts]
     assert labels[0] == "1×1×32" and labels[-1] == "8×64×6"
@@ -59,7 +63,7 @@ def test_speeds_draws_every_row_of_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    "draw", [figures_papers.bubbles, figures_papers.speeds]
+    "draw", [bubble_over_micro_batches, published_speeds]
 )
 def test_a_figure_is_legible_in_light_and_dark(draw) -> None:
     figure = draw()
@@ -67,6 +71,6 @@ def test_a_figure_is_legible_in_light_and_dark(draw) -> None:
     for axis in figure.axes:
         for line in axis.lines:
             for page in (style.WHITE, style.NEAR_BLACK):
-                assert style.contrast(line.get_color(), page) >= 3
+                assert contrast(line.get_color(), page) >= 3
     assert drawn(figure).data.startswith("<svg")
-    assert "8×64×6" in drawn(figures_papers.speeds()).data
+    assert "8×64×6" in drawn(published_speeds()).data

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from contrast import contrast
 from fabricated import Fabricated
 from matplotlib.patches import Rectangle
 
@@ -31,12 +32,12 @@ def texts(figure) -> list[str]:
 
 def test_every_operation_is_a_box_in_its_rank_s_row() -> None:
     named = {"GPipe": gpipe(4, 6), "1F1B": one_f_one_b(4, 6)}
-    figure = pipeline.schedules(named)
-    found = boxes(figure)
-    assert len(found) == 2 * 4 * 12
+    figure = pipeline.schedule_diagram(named)
+    drawn = boxes(figure)
+    assert len(drawn) == 2 * 4 * 12
     # Boxes of a row do not overlap, and their widths are the costs.
     rows = {}
-    for box in found:
+    for box in drawn:
         rows.setdefault(box.get_y(), []).append(box)
     assert len(rows) == 8
     for row in rows.values():
@@ -52,10 +53,10 @@ def test_every_operation_is_a_box_in_its_rank_s_row() -> None:
 
 
 def test_chunks_take_their_share_and_look_different() -> None:
-    figure = pipeline.schedules({"interleaved": interleaved(2, 4, 2)})
-    found = boxes(figure)
-    assert {box.get_width() for box in found} == {0.5, 1.0}
-    assert sum(box.get_facecolor()[3] == 0 for box in found) == len(found) / 2
+    figure = pipeline.schedule_diagram({"interleaved": interleaved(2, 4, 2)})
+    drawn = boxes(figure)
+    assert {box.get_width() for box in drawn} == {0.5, 1.0}
+    assert sum(box.get_facecolor()[3] == 0 for box in drawn) == len(drawn) / 2
     legend = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
     assert legend == [
         "forward, first chunk",
@@ -85,24 +86,28 @@ def trace(schedule, seconds: float = 1e-3, late: float = 0.0) -> Timeline:
 
 def test_a_trace_stands_beside_the_simulation_of_its_stages() -> None:
     schedule = one_f_one_b(2, 4)
-    figure = pipeline.executed(schedule, trace(schedule))
-    found = boxes(figure)
-    half = len(found) // 2
+    figure = pipeline.executed_beside_simulated(schedule, trace(schedule))
+    drawn = boxes(figure)
+    half = len(drawn) // 2
     # Without communication the two are the same, in milliseconds from 0.
-    for real, promised in zip(found[:half], found[half:], strict=True):
+    for real, promised in zip(drawn[:half], drawn[half:], strict=True):
         assert real.get_x() == pytest.approx(promised.get_x(), abs=1e-6)
         assert real.get_width() == pytest.approx(promised.get_width())
-    assert min(box.get_x() for box in found) == pytest.approx(0)
+    assert min(box.get_x() for box in drawn) == pytest.approx(0)
     assert "executed" in texts(figure)
     assert any(", imbalance 2" in text for text in texts(figure))
 
 
 def test_communication_makes_the_trace_longer() -> None:
     schedule = one_f_one_b(2, 4)
-    found = boxes(pipeline.executed(schedule, trace(schedule, late=0.5)))
-    half = len(found) // 2
+    drawn = boxes(
+        pipeline.executed_beside_simulated(
+            schedule, trace(schedule, late=0.5)
+        )
+    )
+    half = len(drawn) // 2
     ends = [max(b.get_x() + b.get_width() for b in part)
-            for part in (found[:half], found[half:])]  # fmt: skip
+            for part in (drawn[:half], drawn[half:])]  # fmt: skip
     assert ends[0] > ends[1] + 0.9
 
 
@@ -110,7 +115,9 @@ def test_a_recorded_trace_is_drawn_from_its_artifact(tmp_path: Path) -> None:
     step = trace(make_schedule("1f1b", 2, 4))
     assert Timeline.from_rows(step.rows()).ranks == step.ranks
     (tmp_path / "pipeline.json").write_text(json.dumps(step.rows()))
-    figure = pipeline.recorded(Fabricated(folder=tmp_path), "pipeline.json")
+    figure = pipeline.recorded_beside_simulated(
+        Fabricated(folder=tmp_path), "pipeline.json"
+    )
     assert len(boxes(figure)) == 2 * 2 * 8
     assert "<svg" in style.svg(figure)
 
@@ -120,15 +127,17 @@ def test_what_is_no_trace_is_one_sentence(tmp_path: Path, text) -> None:
     if text is not None:
         (tmp_path / "pipeline.json").write_text(text)
     with pytest.raises(UserError, match="no pipeline trace pipeline.json"):
-        pipeline.recorded(Fabricated(folder=tmp_path), "pipeline.json")
+        pipeline.recorded_beside_simulated(
+            Fabricated(folder=tmp_path), "pipeline.json"
+        )
 
 
 def test_a_trace_of_another_schedule_is_one_sentence() -> None:
     step = trace(one_f_one_b(2, 4))
     with pytest.raises(UserError, match="other operations than the schedule"):
-        pipeline.executed(gpipe(2, 4), step)
+        pipeline.executed_beside_simulated(gpipe(2, 4), step)
 
 
 def test_numbers_can_be_read_on_their_boxes() -> None:
     for colour in pipeline.COLOURS.values():
-        assert style.contrast(colour, style.NEAR_BLACK) >= 4
+        assert contrast(colour, style.NEAR_BLACK) >= 4

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from contrast import contrast
 from fabricated import Fabricated
 
 from workshop.errors import UserError
@@ -56,7 +57,7 @@ def spans(collection):
 
 
 def test_the_timeline_has_the_lanes_of_every_rank_on_one_clock(run):
-    (axis,) = figures.timeline(run(rank(), rank(offset=7.0))).axes
+    (axis,) = figures.step_timeline(run(rank(), rank(offset=7.0))).axes
     assert [t.get_text() for t in axis.get_yticklabels()] == [
         "rank 0", "rank 1",
     ]  # fmt: skip
@@ -72,14 +73,14 @@ def test_the_timeline_has_the_lanes_of_every_rank_on_one_clock(run):
 
 
 def test_a_pass_carries_its_number_where_there_is_room(run):
-    (axis,) = figures.timeline(run(rank())).axes
+    (axis,) = figures.step_timeline(run(rank())).axes
     assert [text.get_text() for text in axis.texts] == ["0", "1.1"]
     labels = [t.get_text() for t in axis.get_legend().get_texts()]
     assert labels == ["compute", "communication", "forward", "backward"]
 
 
 def test_without_passes_there_is_no_lane_for_them(run):
-    (axis,) = figures.timeline(run(rank(passes=False))).axes
+    (axis,) = figures.step_timeline(run(rank(passes=False))).axes
     assert axis.texts[:] == []
     labels = [t.get_text() for t in axis.get_legend().get_texts()]
     assert labels == ["compute", "communication"]
@@ -150,20 +151,30 @@ def test_a_profile_of_one_rank_alone_is_drawn_too(run, tmp_path):
     }
     path = made.folder / "artifacts" / "profile.json"
     path.write_text(json.dumps(alone))
-    assert len(figures.timeline(made).axes[0].collections) == 2
+    assert len(figures.step_timeline(made).axes[0].collections) == 2
     assert len(figures.before_after(made, made).axes[0].containers) == 4
     with pytest.raises(UserError, match="holds no memory"):
         figures.memory(made)
 
 
-@pytest.mark.parametrize("text", [None, "{", "[]", '{"ranks": [{}]}'])
-def test_a_missing_profile_is_named(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "No such file"),
+        ("{", "Invalid JSON"),
+        ("[]", "should be an object"),
+        ('{"ranks": [{}]}', "ranks.0.step_ms: Field required"),
+        ('{"step_ms": "long"}', "ranks.0.step_ms: Input should be a valid n"),
+    ],
+)
+def test_a_missing_profile_is_named(tmp_path, text, why):
     made = Fabricated(folder=tmp_path)
     if text is not None:
         (tmp_path / "artifacts").mkdir()
         (tmp_path / "artifacts" / "profile.json").write_text(text)
-    with pytest.raises(UserError, match="no profile artifacts/profile"):
-        figures.timeline(made)
+    with pytest.raises(UserError, match="no profile artifacts/profile") as e:
+        figures.step_timeline(made)
+    assert why in str(e.value) and "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize(
@@ -178,4 +189,4 @@ def test_a_missing_profile_is_named(tmp_path, text):
 )
 def test_colours_stand_out_on_light_and_dark_pages(colour):
     for page in (style.WHITE, style.NEAR_BLACK):
-        assert style.contrast(colour, page) >= 3
+        assert contrast(colour, page) >= 3

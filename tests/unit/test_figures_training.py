@@ -29,8 +29,12 @@ def compared(tmp_path):
     for name in comparison.TRACED:
         folder = tmp_path / "artifacts" / name
         folder.mkdir(parents=True)
-        found = [] if name == "alone" else [kernel]
-        profile = {"timeline": rows, "slowdown": {"kernels": found}}
+        kernels = [] if name == "alone" else [kernel]
+        profile = {
+            "step_ms": 4.0, "compute_ms": 4.0, "idle_ms": 0.0,
+            "exposed_communication_ms": 0.0, "timeline": rows,
+            "slowdown": {"kernels": kernels},
+        }  # fmt: skip
         (folder / "profile.json").write_text(json.dumps(profile))
     events = [
         event("product", 7, 0, 9000, "kernel"),
@@ -87,7 +91,7 @@ def test_the_parts_of_communication_are_told_apart(compared):
 
 
 def test_a_missing_profile_is_named(tmp_path):
-    with pytest.raises(UserError, match="no profile of alone"):
+    with pytest.raises(UserError, match="no profile artifacts/alone/prof"):
         comparison.contestant_steps(Fabricated(folder=tmp_path))
 
 

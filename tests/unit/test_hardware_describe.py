@@ -121,11 +121,11 @@ def gpu_at(index):
 @pytest.mark.parametrize("old", [False, True])
 def test_links_to_a_switch_reach_every_gpu(host, end, count, old):
     library = host(Nvml(*[[end] * 18] * count, old=old))
-    found = nvml.links()
-    assert found["devices"] == [f"GPU{n}" for n in range(count)]
-    for i, row in enumerate(found["matrix"]):
+    links = nvml.links()
+    assert links["devices"] == [f"GPU{n}" for n in range(count)]
+    for i, row in enumerate(links["matrix"]):
         assert row == ["X" if i == j else "NV18" for j in range(count)]
-    assert found["nvlink"] == [
+    assert links["nvlink"] == [
         {"gpu": n, "links": 18, "gb_per_s": 478.116} for n in range(count)
     ]
     assert library.open == 0
@@ -180,13 +180,13 @@ def test_a_way_that_nobody_knows_leaves_the_matrix_out(host):
 )
 def test_what_cannot_be_asked_is_described_as_absent(host, library):
     host(library)
-    found = hardware.describe()
-    assert (found["links"], found["driver"], found["gpus"]) == (
+    machine = hardware.describe()
+    assert (machine["links"], machine["driver"], machine["gpus"]) == (
         None,
         None,
         [],
     )
-    assert found["host_gpus"] == 0
+    assert machine["host_gpus"] == 0
 
 
 @pytest.mark.parametrize(
@@ -199,11 +199,11 @@ def test_any_refusal_is_survived(host, name):
 
 def test_the_hosts_gpus_come_from_the_driver(host):
     host(Nvml([SWITCH] * 18, [SWITCH] * 18))
-    found = hardware.describe()
-    assert found["host_gpus"] == 2 and found["driver"] == "580.159"
-    assert found["links"]["matrix"][0][1] == "NV18"
-    assert [gpu["model"] for gpu in found["gpus"]] == [H200] * 2
-    assert found["gpus"][1]["memory_gib"] == 140.4
+    machine = hardware.describe()
+    assert machine["host_gpus"] == 2 and machine["driver"] == "580.159"
+    assert machine["links"]["matrix"][0][1] == "NV18"
+    assert [gpu["model"] for gpu in machine["gpus"]] == [H200] * 2
+    assert machine["gpus"][1]["memory_gib"] == 140.4
 
 
 def test_a_visible_gpu_keeps_its_number_on_the_host(host, monkeypatch):
@@ -233,9 +233,9 @@ def test_description_is_json_without_names_of_people_or_folders(monkeypatch):
     assert "/home" not in text and "topology.xml" not in text
     if (user := getpass.getuser()) != "root":
         assert user not in text.split('"')
-    found = json.loads(text)
-    assert found["nccl_variables"]["NCCL_NVLS_ENABLE"] == "0"
-    assert set(found["software"]) == {
+    machine = json.loads(text)
+    assert machine["nccl_variables"]["NCCL_NVLS_ENABLE"] == "0"
+    assert set(machine["software"]) == {
         "python",
         "torch",
         "triton",
@@ -246,7 +246,7 @@ def test_description_is_json_without_names_of_people_or_folders(monkeypatch):
         "cuda",
         "nccl",
     }
-    assert found["software"]["torch"] and found["host"]["kernel"]
+    assert machine["software"]["torch"] and machine["host"]["kernel"]
 
 
 def test_an_absent_package_has_no_version():

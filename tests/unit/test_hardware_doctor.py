@@ -38,7 +38,7 @@ def here(tmp_path):
 def test_a_name_that_leads_nowhere_is_named_with_a_remedy(here, host, ok):
     here.about["host"]["name"] = host
     told = checks.name(here)
-    assert told.ok is ok and host in told.found
+    assert told.ok is ok and host in told.observed
     assert ("PET_LOCAL_ADDR=127.0.0.1" in told.remedy) == (ok is None)
 
 
@@ -49,7 +49,7 @@ def test_a_name_server_that_does_not_answer_is_not_waited_for(
         raise subprocess.TimeoutExpired(words, timeout)
 
     monkeypatch.setattr(subprocess, "run", hangs)
-    assert "takes long to find" in checks.name(here).found
+    assert "takes long to find" in checks.name(here).observed
 
 
 @pytest.fixture
@@ -102,8 +102,8 @@ def test_a_wrong_sum_is_no_success(tmp_path, monkeypatch):
 )
 def test_torch_outside_the_range_is_broken(here, version, ok):
     here.about["software"]["torch"] = version
-    found = checks.torch(here)
-    assert found.ok is ok and bool(found.remedy) is not ok
+    finding = checks.torch(here)
+    assert finding.ok is ok and bool(finding.remedy) is not ok
 
 
 @pytest.mark.parametrize(
@@ -118,15 +118,15 @@ def test_python_outside_the_range_is_broken(here, monkeypatch, version, ok):
 
 def test_a_full_disk_is_broken(here, monkeypatch):
     monkeypatch.setattr(checks, "NEEDED_GIB", 10.0**9)
-    found = checks.disk(here)
-    assert found.ok is False and found.remedy.startswith("Free ")
+    finding = checks.disk(here)
+    assert finding.ok is False and finding.remedy.startswith("Free ")
 
 
 def test_gpus_that_torch_cannot_use_are_named(here):
     here.about["gpus"] = [{**GPU, "compute_capability": None}]
-    found = checks.gpus(here)
-    assert found.ok is None and "torch sees none" in found.found
-    assert "CUDA build" in found.remedy
+    finding = checks.gpus(here)
+    assert finding.ok is None and "torch sees none" in finding.observed
+    assert "CUDA build" in finding.remedy
 
 
 def test_gpus_without_the_drivers_library_are_named(two_gpus):
@@ -135,18 +135,18 @@ def test_gpus_without_the_drivers_library_are_named(two_gpus):
 
 
 def test_links_between_gpus(two_gpus):
-    assert checks.gpus(two_gpus).found == "2 × NVIDIA H200"
-    assert checks.links(two_gpus).found == "NV18, peer access"
+    assert checks.gpus(two_gpus).observed == "2 × NVIDIA H200"
+    assert checks.links(two_gpus).observed == "NV18, peer access"
     two_gpus.about["peer_access"] = [[True, False], [True, True]]
-    found = checks.links(two_gpus)
-    assert found.ok is None and "no peer access" in found.found
+    finding = checks.links(two_gpus)
+    assert finding.ok is None and "no peer access" in finding.observed
 
 
 def test_a_failing_nccl_is_broken(two_gpus, monkeypatch):
     monkeypatch.setattr(probe, "all_reduce", lambda *a, **k: "rank 0 failed")
     assert checks.nccl(two_gpus).ok is False
     monkeypatch.setattr(probe, "all_reduce", lambda *a, **k: None)
-    assert checks.nccl(two_gpus).found == "2.28.9, all-reduce on 2 GPUs"
+    assert checks.nccl(two_gpus).observed == "2.28.9, all-reduce on 2 GPUs"
 
 
 @pytest.mark.parametrize(
@@ -162,8 +162,8 @@ def test_slurm(here, monkeypatch, site, running, why, ok, words):
     monkeypatch.setattr(cluster, "site", lambda: site)
     monkeypatch.setattr(cluster, "running", lambda: running)
     monkeypatch.setattr(cluster, "possible", lambda: why)
-    found = checks.slurm(here)
-    assert found.ok is ok and words in found.found
+    finding = checks.slurm(here)
+    assert finding.ok is ok and words in finding.observed
 
 
 def answer(monkeypatch, *arguments, **broken):
@@ -200,10 +200,10 @@ def test_a_check_that_fails_itself_is_a_finding(monkeypatch):
 
 def test_json_holds_findings_and_machine(monkeypatch):
     done = answer(monkeypatch, "--json")
-    found = json.loads(done.stdout)
-    assert found["machine"] == ABOUT
-    assert {c["name"] for c in found["checks"]} >= set(program.LAPTOP)
-    assert set(found["checks"][0]) == {"name", "ok", "found", "remedy"}
+    report = json.loads(done.stdout)
+    assert report["machine"] == ABOUT
+    assert {c["name"] for c in report["checks"]} >= set(program.LAPTOP)
+    assert set(report["checks"][0]) == {"name", "ok", "observed", "remedy"}
 
 
 def test_every_check_here_gives_a_remedy_when_broken():
@@ -213,5 +213,5 @@ def test_every_check_here_gives_a_remedy_when_broken():
         if name in ("ranks on the CPU", "NCCL", "Slurm"):
             continue
         finding = check(about)
-        assert finding.name == name and finding.found
+        assert finding.name == name and finding.observed
         assert finding.ok is not False or finding.remedy

@@ -8,10 +8,10 @@ from workshop.lab1 import check_layouts, sweep_pipeline
 
 
 def test_every_layout_of_four_ranks_is_checked() -> None:
-    found = check_layouts.layouts(4)
-    names = [check_layouts.name_of(each) for each in found]
+    layouts = check_layouts.layouts(4)
+    names = [check_layouts.name_of(each) for each in layouts]
     assert len(set(names)) == len(names) == 16
-    sizes = {(each.dp, each.tp, each.pp) for each in found}
+    sizes = {(each.dp, each.tp, each.pp) for each in layouts}
     assert sizes == {
         (4, 1, 1), (2, 2, 1), (2, 1, 2), (1, 4, 1), (1, 2, 2), (1, 1, 4)
     }  # fmt: skip
@@ -26,8 +26,10 @@ def test_a_size_that_does_not_divide_the_model_is_left_out() -> None:
 
 
 def test_layouts_count_what_all_ranks_process() -> None:
-    found = {c.name: c.sequences(2) for c in one_strategy_each(2, 16, 4, 16)}
-    assert found == {
+    sequences = {
+        c.name: c.sequences(2) for c in one_strategy_each(2, 16, 4, 16)
+    }
+    assert sequences == {
         "alone": 32, "dp2": 32, "tp2": 16, "tp2-sp": 16, "pp2": 64
     }  # fmt: skip
 

@@ -87,5 +87,5 @@ def test_the_copy_matrix_is_square_on_every_path():
 
 
 def test_sizes_are_written_as_people_do():
-    found = [bytes_text(n) for n in (8, 2048, 3 * 2**20, 2**30)]
-    assert found == ["8 B", "2 KiB", "3 MiB", "1 GiB"]
+    texts = [bytes_text(n) for n in (8, 2048, 3 * 2**20, 2**30)]
+    assert texts == ["8 B", "2 KiB", "3 MiB", "1 GiB"]

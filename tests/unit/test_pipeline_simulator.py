@@ -128,14 +128,14 @@ def test_a_swapped_send_order_is_always_found_and_its_rank_named(
             swaps += 1
             with pytest.raises((Deadlock, UserError)) as caught:
                 simulate(wrong, sends="blocking")
-            found = caught.value
-            if isinstance(found, UserError):
+            error = caught.value
+            if isinstance(error, UserError):
                 # A gradient that is sent before its loss is there.
-                assert f"rank {rank} of the pipeline" in str(found)
+                assert f"rank {rank} of the pipeline" in str(error)
                 continue
-            assert rank in found.waiting
-            assert len(found.cycle) > 1
-            assert f"rank {found.cycle[0]} waits" in str(found)
+            assert rank in error.waiting
+            assert len(error.cycle) > 1
+            assert f"rank {error.cycle[0]} waits" in str(error)
     assert swaps == 2 * 2 * sum((p - 1) * (m - 1) for p in range(1, 6)
                                 for m in range(1, 7))  # fmt: skip
     bug = "send order swapped, as data"
@@ -193,15 +193,15 @@ def test_a_message_that_needs_the_operation_before_is_not_early() -> None:
 def test_early_is_what_a_slower_operation_does_not_delay() -> None:
     for schedule in (one_f_one_b(4, 5), gpipe(3, 4), interleaved(2, 4, 2)):
         for rank, operations in enumerate(schedule):
-            found = early_arrivals(schedule, rank)
+            early = early_arrivals(schedule, rank)
             for i, operation in enumerate(operations[1:]):
                 message = route_of(schedule).incoming(rank, operation)
                 if message is None:
-                    assert operation not in found
+                    assert operation not in early
                     continue
                 delayed = cut_off(schedule, rank, i)
                 produced = (message.sender, message.produced)
-                assert (operation in found) == (produced not in delayed)
+                assert (operation in early) == (produced not in delayed)
 
 
 def cut_off(schedule, rank: int, place: int) -> set:

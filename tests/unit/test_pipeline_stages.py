@@ -63,7 +63,7 @@ def test_no_other_cut_has_a_smaller_maximum() -> None:
         range(4, 11), [(2, 2), (3, 3), (4, 4), (4, 2)]
     ):
         config = GPTConfig(layers, 16, 2, 8, 37)
-        found = max(loads(config, cut(config, stages, costs, ranks), ranks,
+        slowest = max(loads(config, cut(config, stages, costs, ranks), ranks,
                           costs))  # fmt: skip
         best = min(
             max(loads(config, ranges, ranks, costs))
@@ -75,7 +75,7 @@ def test_no_other_cut_has_a_smaller_maximum() -> None:
                 ]
             ]
         )
-        assert found == pytest.approx(best)
+        assert slowest == pytest.approx(best)
 
 
 @pytest.mark.parametrize("stages", range(1, 25))

@@ -77,22 +77,24 @@ def test_groups_hold_each_kernel_once(trace, tmp_path):
     trace.kernel("Memset (Device)", 560, 850, 860, cat="gpu_memset")
     trace.kernel("ncclDevKernel_AllReduce", 40, 100, 700, COMM)
     trace.kernel("ncclDevKernel_AllReduce", 41, 200, 600, COMM + 1)
-    found = trace.summary(tmp_path).numbers
-    assert found["groups"] == pytest.approx(
+    numbers = trace.summary(tmp_path).numbers
+    assert numbers["groups"] == pytest.approx(
         {"matrix products": 0.3, "attention": 0.1, "LayerNorm": 0.0,
          "elementwise": 0.1, "optimizer": 0.25, "communication": 0.6,
          "copies": 0.01, "ungrouped": 0.0}
     )  # fmt: skip
-    assert set(found["groups"]) == set(GROUPS)
-    assert found["kernels"][0] == {
+    assert set(numbers["groups"]) == set(GROUPS)
+    assert numbers["kernels"][0] == {
         "name": "ncclDevKernel_AllReduce",
         "group": "communication",
         "count": 2,
         "ms": pytest.approx(1.0),
     }
     parts = ("compute_ms", "exposed_communication_ms", "idle_ms")
-    assert [found[part] for part in parts] == pytest.approx([0.75, 0.1, 0.14])
-    assert found["begin_us"] == 5.0
+    assert [numbers[part] for part in parts] == pytest.approx(
+        [0.75, 0.1, 0.14]
+    )
+    assert numbers["begin_us"] == 5.0
 
 
 def test_a_pass_is_the_time_of_the_kernels_launched_in_it(trace, tmp_path):
@@ -106,17 +108,20 @@ def test_a_pass_is_the_time_of_the_kernels_launched_in_it(trace, tmp_path):
     trace.kernel("gemm", 30, 400, 600, thread=AUTOGRAD)
     trace.kernel("between", 45, 600, 700)
     trace.host("F7", 50, 60)  # a pass that launched nothing
-    found = trace.summary(tmp_path)
-    assert found.numbers["ranges"] == [["F0", 0.0, 0.15], ["B0.1", 0.3, 0.2]]
-    kept = json.loads(gzip.decompress(found.trace))["traceEvents"]
+    summary = trace.summary(tmp_path)
+    assert summary.numbers["ranges"] == [
+        ["F0", 0.0, 0.15],
+        ["B0.1", 0.3, 0.2],
+    ]
+    kept = json.loads(gzip.decompress(summary.trace))["traceEvents"]
     marks = {e["name"]: e for e in kept if e["name"] in ("F0", "B0.1")}
     assert (marks["B0.1"]["ts"], marks["B0.1"]["dur"]) == (300.0, 200.0)
     # the small trace, which has no launches, says the same again
     path = tmp_path / "kept.json.gz"
-    path.write_bytes(found.trace)
+    path.write_bytes(summary.trace)
     again = summarise_rank(path).numbers
-    assert again["ranges"] == found.numbers["ranges"]
-    assert again["groups"] == found.numbers["groups"]
+    assert again["ranges"] == summary.numbers["ranges"]
+    assert again["groups"] == summary.numbers["groups"]
 
 
 def test_memory_moves_to_where_the_gpu_uses_it(trace, tmp_path):
@@ -139,9 +144,9 @@ def test_memory_moves_to_where_the_gpu_uses_it(trace, tmp_path):
 
 def test_a_profile_without_memory_events_has_none(trace, tmp_path):
     trace.kernel("gemm", 5, 0, 100)
-    found = trace.summary(tmp_path).numbers
-    assert found["memory"] is None
-    text = profile_report.table([{**found, "offset_ms": 0.0}])
+    numbers = trace.summary(tmp_path).numbers
+    assert numbers["memory"] is None
+    text = profile_report.table([{**numbers, "offset_ms": 0.0}])
     assert "n/a" in text and "idle" in text
 
 
@@ -162,13 +167,13 @@ def test_the_number_of_the_step_is_the_runs(trace, tmp_path):
     for k in range(3):
         trace.step(k, 1000 * k, 1000 * k + 900)
         trace.kernel("gemm", 1000 * k, 1000 * k, 1000 * k + 100 * (k + 1))
-    found = trace.summary(tmp_path, first=40).numbers
-    assert [s["step"] for s in found["steps"]] == [40, 41, 42]
-    assert (found["step"], found["compute_ms"]) == (41, 0.2)
+    numbers = trace.summary(tmp_path, first=40).numbers
+    assert [s["step"] for s in numbers["steps"]] == [40, 41, 42]
+    assert (numbers["step"], numbers["compute_ms"]) == (41, 0.2)
 
 
-def kernels_kept(found: RankSummary) -> list[dict]:
-    events = json.loads(gzip.decompress(found.trace))["traceEvents"]
+def kernels_kept(summary: RankSummary) -> list[dict]:
+    events = json.loads(gzip.decompress(summary.trace))["traceEvents"]
     return [e for e in events if e["name"].startswith("gemm")]
 
 
@@ -201,8 +206,8 @@ def test_a_large_step_loses_details_first_then_short_kernels(
         trace.summary(tmp_path)
 
 
-def passes(*found, offset=0.0):
-    return {"offset_ms": offset, "ranges": [list(each) for each in found]}
+def passes(*ranges, offset=0.0):
+    return {"offset_ms": offset, "ranges": [list(each) for each in ranges]}
 
 
 def test_the_bubble_of_1f1b_is_the_formulas():
@@ -213,32 +218,32 @@ def test_the_bubble_of_1f1b_is_the_formulas():
             for kind, cost in (("F", forward), ("B", backward))]  # fmt: skip
     first = [(f"F{i}", 3.0 * max(i - 1, 0) + i, forward) for i in range(m)]
     first += [(f"B{i}", 4.0 + 3 * i, backward) for i in range(m)]
-    found = profile_report.bubble(
+    idle = profile_report.bubble(
         [passes(*first), passes(*last, offset=forward)]
     )
-    assert found["span_ms"] == (m + p - 1) * (forward + backward)
-    assert found["bubble"] == pytest.approx((p - 1) / (m + p - 1))
-    assert found["imbalance"] == 0.0
+    assert idle["span_ms"] == (m + p - 1) * (forward + backward)
+    assert idle["bubble"] == pytest.approx((p - 1) / (m + p - 1))
+    assert idle["imbalance"] == 0.0
 
 
 def test_unequal_stages_are_told_from_the_schedules_bubble():
-    found = profile_report.bubble(
+    idle = profile_report.bubble(
         [
             passes(("F0", 0, 1), ("B0", 4, 1)),
             passes(("F0", 1, 2), ("B0", 3, 1)),
         ]
     )
-    assert found["span_ms"] == 5
-    assert found["bubble"] == pytest.approx(1 - 2.5 / 5)
-    assert found["schedule"] == pytest.approx(1 - 3 / 5)
-    assert found["imbalance"] == pytest.approx(0.5 / 5)
+    assert idle["span_ms"] == 5
+    assert idle["bubble"] == pytest.approx(1 - 2.5 / 5)
+    assert idle["schedule"] == pytest.approx(1 - 3 / 5)
+    assert idle["imbalance"] == pytest.approx(0.5 / 5)
 
 
 def test_a_pipeline_that_starts_later_lengthens_the_span():
     both = [passes(("F0", 0, 1), ("B0", 1, 2), offset=o) for o in (0.0, 1.0)]
-    found = profile_report.bubble(both)
-    assert found["span_ms"] == 4.0
-    assert found["schedule"] == pytest.approx(1 / 4)
+    idle = profile_report.bubble(both)
+    assert idle["span_ms"] == 4.0
+    assert idle["schedule"] == pytest.approx(1 / 4)
 
 
 def test_without_passes_there_is_no_bubble():
@@ -265,12 +270,12 @@ def test_only_another_machine_needs_its_clock_set():
 
 def test_a_folder_that_takes_no_files_is_one_sentence(trace, tmp_path):
     trace.kernel("gemm", 5, 0, 100)
-    found = trace.summary(tmp_path)
+    summary = trace.summary(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="no profile can be written"):
         profile_report.write(
-            [{**found.numbers, "offset_ms": 0.0}],
-            [found.trace],
+            [{**summary.numbers, "offset_ms": 0.0}],
+            [summary.trace],
             tmp_path / "file" / "artifacts",
             MetricsWriter(None),
         )

@@ -23,8 +23,8 @@ def recorded(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         runs_folder.enter(patch, root)
         toy = describe.read()[NAME]
-        folder, found = job.run(toy, False, paths.records())
-    assert found["status"] == "completed", found["reason"]
+        folder, body = job.run(toy, False, paths.records())
+    assert body["status"] == "completed", body["reason"]
     assert folder == root / "book" / "runs" / NAME
     return root
 
@@ -38,51 +38,51 @@ def workshop(recorded, tmp_path, monkeypatch):
     return root
 
 
-def finding(root):
+def examined(root):
     records = root / "book" / "runs"
-    found = check.examine_all(describe.read(), records, root)
-    assert [each.name for each in found] == [NAME]
-    assert "\n" not in found[0].problem
-    return found[0]
+    findings = check.examine_all(describe.read(), records, root)
+    assert [each.name for each in findings] == [NAME]
+    assert "\n" not in findings[0].problem
+    return findings[0]
 
 
 def edit(root, change):
     file = root / "book" / "runs" / NAME / "record.json"
-    found = json.loads(file.read_text())
-    change(found)
-    write_json(file, found)
+    body = json.loads(file.read_text())
+    change(body)
+    write_json(file, body)
 
 
 def test_untouched_record_is_fresh(workshop):
-    found = finding(workshop)
-    assert (found.state, found.problem) == ("fresh", "")
-    assert not found.breaks(release=True)
+    finding = examined(workshop)
+    assert (finding.state, finding.problem) == ("fresh", "")
+    assert not finding.breaks(release=True)
 
 
 def test_run_that_prints_only_some_of_its_steps_is_fresh(workshop):
     runs_folder.describe_toy(workshop, kind="seldom", repeats=1)
-    folder, found = job.run(describe.read()[NAME], False, paths.records())
-    assert found["status"] == "completed", found["reason"]
+    folder, body = job.run(describe.read()[NAME], False, paths.records())
+    assert body["status"] == "completed", body["reason"]
     log = (folder / "log.txt").read_text()
     assert "step    2" in log and "step    3" not in log
-    assert finding(workshop).state == "fresh"
+    assert examined(workshop).state == "fresh"
 
 
 def test_prose_of_a_source_stales_nothing(workshop):
     helper = workshop / "code" / "helper_of_toy.py"
     helper.write_text(helper.read_text().replace("made-up", "invented"))
-    assert finding(workshop).state == "fresh"
+    assert examined(workshop).state == "fresh"
 
 
 def test_changed_source_is_stale_and_named(workshop):
     helper = workshop / "code" / "helper_of_toy.py"
     helper.write_text(helper.read_text().replace("100.0", "200.0"))
-    found = finding(workshop)
-    assert found.state == "stale"
-    assert found.changed == ("code/helper_of_toy.py",)
-    assert found.date in found.problem
-    assert not found.breaks()
-    assert found.breaks(release=True)
+    finding = examined(workshop)
+    assert finding.state == "stale"
+    assert finding.changed == ("code/helper_of_toy.py",)
+    assert finding.date in finding.problem
+    assert not finding.breaks()
+    assert finding.breaks(release=True)
 
 
 def test_a_sentence_names_no_more_sources_than_one_reads():
@@ -92,33 +92,33 @@ def test_a_sentence_names_no_more_sources_than_one_reads():
 
 def test_undescribed_record_is_stale(workshop):
     (workshop / runs_folder.DESCRIBED).write_text("")
-    found = finding(workshop)
-    assert found.state == "stale"
-    assert "no longer described" in found.problem
+    finding = examined(workshop)
+    assert finding.state == "stale"
+    assert "no longer described" in finding.problem
 
 
 def test_missing_record(workshop):
     shutil.rmtree(workshop / "book" / "runs" / NAME)
-    found = finding(workshop)
-    assert found.state == "missing"
-    assert found.breaks()
+    finding = examined(workshop)
+    assert finding.state == "missing"
+    assert finding.breaks()
 
 
 def test_planned_run_is_not_missing(workshop):
     shutil.rmtree(workshop / "book" / "runs" / NAME)
     more = 'status = "planned"\nprediction = "p"\nwhy = "w"\n'
     runs_folder.describe_toy(workshop, more=more)
-    found = finding(workshop)
-    assert found.state == "planned"
-    assert not found.breaks(release=True)
+    finding = examined(workshop)
+    assert finding.state == "planned"
+    assert not finding.breaks(release=True)
 
 
 def test_record_that_is_not_json(workshop):
     file = workshop / "book" / "runs" / NAME / "record.json"
     file.write_text(file.read_text()[:-20])
-    found = finding(workshop)
-    assert found.state == "altered"
-    assert "not JSON" in found.problem
+    finding = examined(workshop)
+    assert finding.state == "altered"
+    assert "not JSON" in finding.problem
 
 
 @pytest.mark.parametrize(
@@ -138,29 +138,29 @@ def test_record_that_is_not_json(workshop):
     ],
 )
 def test_missing_field(workshop, path):
-    def remove(found):
+    def remove(body):
         *outer, last = path.split(".")
         for key in outer:
-            found = found[key]
-        del found[last]
+            body = body[key]
+        del body[last]
 
     edit(workshop, remove)
-    found = finding(workshop)
-    assert found.state == "altered"
-    assert f"lacks the field '{path}'" in found.problem
+    finding = examined(workshop)
+    assert finding.state == "altered"
+    assert f"lacks the field '{path}'" in finding.problem
 
 
 @pytest.mark.parametrize("name", ["log.txt", "metrics.1.jsonl"])
 def test_missing_file(workshop, name):
     (workshop / "book" / "runs" / NAME / name).unlink()
-    found = finding(workshop)
-    assert found.state == "altered"
-    assert f"lacks its file {name}" in found.problem
+    finding = examined(workshop)
+    assert finding.state == "altered"
+    assert f"lacks its file {name}" in finding.problem
 
 
 def test_added_file(workshop):
     (workshop / "book" / "runs" / NAME / "notes.txt").write_text("x")
-    assert "notes.txt" in finding(workshop).problem
+    assert "notes.txt" in examined(workshop).problem
 
 
 @pytest.mark.parametrize(
@@ -174,9 +174,9 @@ def test_edited_file(workshop, name, old, new):
     file = workshop / "book" / "runs" / NAME / name
     assert old in file.read_text()
     file.write_text(file.read_text().replace(old, new))
-    found = finding(workshop)
-    assert found.state == "altered"
-    assert f"another {name}" in found.problem
+    finding = examined(workshop)
+    assert finding.state == "altered"
+    assert f"another {name}" in finding.problem
 
 
 def test_edited_metric_with_its_hash_mended_in_the_record(workshop):
@@ -184,9 +184,9 @@ def test_edited_metric_with_its_hash_mended_in_the_record(workshop):
     file = folder / "metrics.0.jsonl"
     file.write_text(file.read_text().replace("400.0", "900.0"))
     edit(workshop, lambda f: f["files"].update(hashes(folder)))
-    found = finding(workshop)
-    assert found.state == "altered"
-    assert "differ from those in its log" in found.problem
+    finding = examined(workshop)
+    assert finding.state == "altered"
+    assert "differ from those in its log" in finding.problem
 
 
 def test_edited_metric_with_every_hash_mended_is_not_summarised_so(
@@ -199,9 +199,9 @@ def test_edited_metric_with_every_hash_mended_is_not_summarised_so(
     log = folder / "log.txt"
     log.write_text(log.read_text().replace(before, hashes(folder)[file.name]))
     edit(workshop, lambda f: f["files"].update(hashes(folder)))
-    found = finding(workshop)
-    assert found.state == "altered"
-    assert "summary that does not follow" in found.problem
+    finding = examined(workshop)
+    assert finding.state == "altered"
+    assert "summary that does not follow" in finding.problem
 
 
 @pytest.mark.parametrize(
@@ -216,9 +216,9 @@ def test_edited_metric_with_every_hash_mended_is_not_summarised_so(
 )
 def test_edited_field_differs_from_the_hash_in_the_log(workshop, change):
     edit(workshop, change)
-    found = finding(workshop)
-    assert found.state == "altered"
-    assert "differ from those its job hashed" in found.problem
+    finding = examined(workshop)
+    assert finding.state == "altered"
+    assert "differ from those its job hashed" in finding.problem
 
 
 def test_edited_summary_with_every_hash_mended_is_recomputed(workshop):
@@ -233,9 +233,9 @@ def test_edited_summary_with_every_hash_mended_is_recomputed(workshop):
     log = folder / "log.txt"
     log.write_text(log.read_text().replace(old, new))
     edit(workshop, lambda f: f["files"].update(hashes(folder)))
-    found = finding(workshop)
-    assert found.state == "altered"
-    assert "summary that does not follow" in found.problem
+    finding = examined(workshop)
+    assert finding.state == "altered"
+    assert "summary that does not follow" in finding.problem
 
 
 def test_what_the_code_says_of_steps_today_alters_no_record(monkeypatch):
@@ -245,8 +245,8 @@ def test_what_the_code_says_of_steps_today_alters_no_record(monkeypatch):
     folders = [file.parent for file in RUNS.rglob("record.json")]
     assert len(folders) > 15
     for folder in folders:
-        found = schema.read(folder / "record.json")
-        assert not check.alteration(found["name"], found, folder)
+        body = schema.read(folder / "record.json")
+        assert not check.alteration(body["name"], body, folder)
 
 
 def test_a_new_field_of_a_step_is_in_the_summary_with_its_unit(
@@ -255,19 +255,19 @@ def test_a_new_field_of_a_step_is_in_the_summary_with_its_unit(
     toy = workshop / "code" / "toy.py"
     grown = toy.read_text().replace("loss=9.0", "scale=2.0, loss=9.0")
     toy.write_text(grown.replace("world_size=1", "units={'scale': 'bit'}"))
-    folder, found = job.run(describe.read()[NAME], False, paths.records())
-    assert found["summary"]["scale"]["median"] == 2.0
-    assert found["summary"]["scale"]["unit"] == "bit"
-    assert finding(workshop).state == "fresh"
+    folder, body = job.run(describe.read()[NAME], False, paths.records())
+    assert body["summary"]["scale"]["median"] == 2.0
+    assert body["summary"]["scale"]["unit"] == "bit"
+    assert examined(workshop).state == "fresh"
 
 
 def test_record_in_the_place_of_another(workshop):
     runs_folder.describe_toy(workshop, name="lab1/other")
     records = workshop / "book" / "runs"
     (records / NAME).rename(records / "lab1" / "other")
-    found = check.examine_all(describe.read(), records, workshop)[0]
-    assert (found.name, found.state) == ("lab1/other", "altered")
-    assert "holds the record of lab1/toy" in found.problem
+    finding = check.examine_all(describe.read(), records, workshop)[0]
+    assert (finding.name, finding.state) == ("lab1/other", "altered")
+    assert "holds the record of lab1/toy" in finding.problem
 
 
 def hashes(folder):

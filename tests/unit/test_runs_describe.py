@@ -50,6 +50,7 @@ def test_the_workshop_describes_its_runs():
         ("title", "titel", "did you mean title"),
         ("[[experiment]]", "[experimant]", "unknown table"),
         ("lab1/toy-2gpu", "Toy", "called 'Toy'"),
+        ("lab1/toy-2gpu", "lab1/toy.failed", "called 'lab1/toy.failed'"),
         ("workshop.lab1.toy", "workshop/toy.py", "dotted Python name"),
         ("nodes = 2", "nodes = 0", "whole number from 1"),
         ("nodes = 2", 'nodes = "2"', "whole number from 1"),
@@ -77,6 +78,12 @@ def test_a_name_stands_once(tmp_path):
         UserError, match="lab1/toy-2gpu, which is described twice"
     ):
         read(tmp_path, GOOD + GOOD)
+
+
+def test_no_record_lies_inside_another(tmp_path):
+    inner = GOOD.replace("lab1/toy-2gpu", "lab1/toy-2gpu/again")
+    with pytest.raises(UserError, match="inside that of lab1/toy-2gpu: "):
+        read(tmp_path, inner + GOOD)
 
 
 def test_unknown_name_lists_near_misses(tmp_path):

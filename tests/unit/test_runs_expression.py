@@ -160,7 +160,7 @@ def test_a_prediction_can_start_from_measured_ranks() -> None:
     """The compute of the rank's record, and the messages of the model."""
     ranks = "lab1/one-rank-1.3b"
     options = f'micro_batch=16, ranks="{ranks}"'
-    found = {
+    predicted = {
         part: expression.evaluate(f'predicted("tp2", "{part}", {options})')
         for part in ("compute", "tp", "optimizer", "step_time_s")
     }
@@ -169,9 +169,9 @@ def test_a_prediction_can_start_from_measured_ranks() -> None:
         expression.evaluate(f'1 * run("{ranks}")["{part}_ms{labels}"]')
         for part in ("forward", "backward")
     )
-    assert found["compute"] == pytest.approx(measured / 1e3)
-    assert found["tp"] > 0 and found["step_time_s"] == pytest.approx(
-        found["compute"] + found["tp"] + found["optimizer"]
+    assert predicted["compute"] == pytest.approx(measured / 1e3)
+    assert predicted["tp"] > 0 and predicted["step_time_s"] == pytest.approx(
+        predicted["compute"] + predicted["tp"] + predicted["optimizer"]
     )
     with pytest.raises(UserError, match="has not measured tp16"):
         expression.evaluate(f'predicted("tp16", "compute", {options})')

@@ -83,15 +83,15 @@ def test_only_prose_does_not_count(tmp_path, other, same):
 
 def test_comments_of_a_script_do_not_count_but_its_options_do(tmp_path):
     script = tmp_path / "job.sbatch"
-    found = []
+    hashes = []
     for text in (
         "#!/bin/bash\n# Prose.\n#SBATCH --nodes=2\n\nsrun x\n",
         "#!/bin/bash\n# Other.\n  # More.\n#SBATCH --nodes=2\nsrun x\n",
         "#!/bin/bash\n# Prose.\n#SBATCH --nodes=3\n\nsrun x\n",
     ):
         script.write_text(text)
-        found.append(fingerprint.script_hash(script))
-    assert found[0] == found[1] != found[2]
+        hashes.append(fingerprint.script_hash(script))
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 @pytest.fixture
@@ -120,9 +120,9 @@ def workshop(tmp_path, monkeypatch):
 
 
 def states(root) -> list[str]:
-    found = check.examine_all(describe.read(), paths.records(), root)
-    assert [each.name for each in found] == ["lab1/toy", "lab1/featured"]
-    return [each.state for each in found]
+    findings = check.examine_all(describe.read(), paths.records(), root)
+    assert [each.name for each in findings] == ["lab1/toy", "lab1/featured"]
+    return [each.state for each in findings]
 
 
 def test_a_feature_stales_the_runs_that_used_it(workshop):
@@ -219,8 +219,8 @@ def test_description_and_listed_files_count(workshop):
     text = (workshop / runs_folder.DESCRIBED).read_text()
     text = text.replace('"feature"]', '"feature", "more"]')
     (workshop / runs_folder.DESCRIBED).write_text(text)
-    found = check.examine_all(describe.read(), paths.records(), workshop)
-    assert [each.changed for each in found] == [
+    findings = check.examine_all(describe.read(), paths.records(), workshop)
+    assert [each.changed for each in findings] == [
         ("code/toy_data.txt",),
         ("code/toy_data.txt", "slurm/experiments (lab1/featured)"),
     ]

@@ -34,13 +34,13 @@ def run(root, small=False, **description):
 
 
 def test_failed_run_is_recorded_as_failed(workshop):
-    folder, found = run(workshop, kind="fails")
+    folder, body = run(workshop, kind="fails")
     assert folder == workshop / "book" / "runs" / NAME
-    assert (found["status"], found["exit_code"]) == ("failed", 3)
+    assert (body["status"], body["exit_code"]) == ("failed", 3)
     why = "repeat 0 ended with exit code 3, error: the toy fails"
-    assert found["reason"] == why
+    assert body["reason"] == why
     assert "error: the toy fails" in (folder / "log.txt").read_text()
-    assert found["summary"] == {}
+    assert body["summary"] == {}
     finding = check.examine(NAME, describe.read()[NAME], folder)
     assert finding.state == "failed"
     assert "exit code 3" in finding.problem
@@ -62,9 +62,9 @@ def test_failed_run_leaves_an_earlier_good_record(workshop):
 
 
 def test_run_beyond_its_limit_is_recorded_and_leaves_no_process(workshop):
-    folder, found = run(workshop, kind="sleeps", timeout="1s")
-    assert found["status"] == "timeout"
-    assert "after 1 s" in found["reason"]
+    folder, body = run(workshop, kind="sleeps", timeout="1s")
+    assert body["status"] == "timeout"
+    assert "after 1 s" in body["reason"]
     assert "toy: sleeping" in (folder / "log.txt").read_text()
     names = [" ".join(p.cmdline()) for p in psutil.Process().children()]
     assert not [name for name in names if "toy sleeps" in name]
@@ -76,18 +76,18 @@ def test_cancelled_run_is_recorded(workshop):
     timer = threading.Timer(0.7, os.kill, (pid, signal.SIGTERM))
     timer.start()
     try:
-        folder, found = run(workshop, kind="sleeps")
+        folder, body = run(workshop, kind="sleeps")
     finally:
         timer.join()
         signal.signal(signal.SIGTERM, before)
-    assert found["status"] == "cancelled"
+    assert body["status"] == "cancelled"
     assert (folder / "record.json").is_file()
 
 
 def test_run_without_metrics_has_failed(workshop):
-    _, found = run(workshop, kind="silent")
-    assert found["status"] == "failed"
-    assert "wrote no metrics" in found["reason"]
+    _, body = run(workshop, kind="silent")
+    assert body["status"] == "failed"
+    assert "wrote no metrics" in body["reason"]
 
 
 def test_gpus_are_looked_at_by_a_process_of_its_own(workshop, monkeypatch):
@@ -95,8 +95,8 @@ def test_gpus_are_looked_at_by_a_process_of_its_own(workshop, monkeypatch):
     monkeypatch.setattr(node, "describe", None)
     size = describe.read()[NAME].size()
     (workshop / "nodes").mkdir()
-    found = job._nodes(size, workshop, workshop / "nodes")
-    assert [each["cpu"]["model"] for each in found] == [cpu()["model"]]
+    nodes = job._nodes(size, workshop, workshop / "nodes")
+    assert [each["cpu"]["model"] for each in nodes] == [cpu()["model"]]
 
 
 def test_two_nodes_with_long_descriptions_do_not_mix(workshop, monkeypatch):
@@ -121,9 +121,9 @@ def test_two_nodes_with_long_descriptions_do_not_mix(workshop, monkeypatch):
     monkeypatch.setattr(job, "_output", srun)
     (workshop / "nodes").mkdir()
     size = Size(nodes=2, gpus_per_node=0)
-    found = job._nodes(size, workshop, workshop / "nodes")
-    assert [each["node"] for each in found] == ["a", "b"]
-    assert all(len(each["x"]) == 100_000 for each in found)
+    nodes = job._nodes(size, workshop, workshop / "nodes")
+    assert [each["node"] for each in nodes] == ["a", "b"]
+    assert all(len(each["x"]) == 100_000 for each in nodes)
     (workshop / "nodes" / "a.json").unlink()
     monkeypatch.setattr(job, "_output", lambda command, env: None)
     with pytest.raises(UserError, match="1 of 2 nodes described"):
@@ -136,9 +136,9 @@ def test_metrics_that_are_no_events_have_failed(workshop):
         "with open(os.environ['WORKSHOP_METRICS'], 'w') as file:\n"
         '    file.write(\'{"event": "measure", "name": "x"}\')\n'
     )
-    _, found = run(workshop)
-    assert found["status"] == "failed"
-    assert "line 1 of metrics.0.jsonl is not a" in found["reason"]
+    _, body = run(workshop)
+    assert body["status"] == "failed"
+    assert "line 1 of metrics.0.jsonl is not a" in body["reason"]
 
 
 def test_whatever_goes_wrong_is_recorded(workshop, monkeypatch):
@@ -146,26 +146,26 @@ def test_whatever_goes_wrong_is_recorded(workshop, monkeypatch):
         raise RuntimeError("nodes are broken")
 
     monkeypatch.setattr(job, "_nodes", broken)
-    folder, found = run(workshop)
-    assert found["reason"] == "RuntimeError: nodes are broken"
+    folder, body = run(workshop)
+    assert body["reason"] == "RuntimeError: nodes are broken"
     assert "Traceback" in (folder / "log.txt").read_text()
 
 
 def test_too_few_gpus_are_one_sentence_and_nothing_runs(workshop):
-    _, found = run(workshop, needs_gpus=2)
-    assert found["status"] == "failed"
-    assert "needs 2 GPUs" in found["reason"]
-    assert found["repeats"] == []
+    _, body = run(workshop, needs_gpus=2)
+    assert body["status"] == "failed"
+    assert "needs 2 GPUs" in body["reason"]
+    assert body["repeats"] == []
 
 
 def test_small_run_outside_slurm_says_so(workshop, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID")
     out = workshop / ".runs-local"
     toy = describe.read()[NAME]
-    folder, found = job.run(toy, True, out)
-    assert (found["size"], found["slurm"]) == ("small", None)
-    assert found["layout"] == "one machine, without Slurm"
-    assert len(found["repeats"]) == 1
+    folder, body = job.run(toy, True, out)
+    assert (body["size"], body["slurm"]) == ("small", None)
+    assert body["layout"] == "one machine, without Slurm"
+    assert len(body["repeats"]) == 1
     assert check.examine(NAME, toy, folder).state == "fresh"
     target = paths.records() / NAME
     target.parent.mkdir(parents=True)
@@ -195,11 +195,11 @@ def test_tests_on_gpus_are_a_run_with_counts(workshop):
     (workshop / "tests").mkdir()
     (workshop / "tests" / "test_toy.py").write_text(TESTS)
     (workshop / runs_folder.DESCRIBED).write_text(PYTEST)
-    folder, found = job.run(
+    folder, body = job.run(
         describe.read()["tests/toy"], False, paths.records()
     )
-    assert found["status"] == "failed"
-    assert found["command"].startswith("python -m pytest")
+    assert body["status"] == "failed"
+    assert body["command"].startswith("python -m pytest")
     events = (folder / "metrics.0.jsonl").read_text()
     counts = [json.loads(line) for line in events.splitlines()][1:]
     assert {each["name"]: each["value"] for each in counts} == {
@@ -215,8 +215,8 @@ def test_tests_that_were_all_skipped_have_failed(workshop):
     skipped = "import pytest\ndef test_a():\n    pytest.skip('no GPU')\n"
     (workshop / "tests" / "test_toy.py").write_text(skipped)
     (workshop / runs_folder.DESCRIBED).write_text(PYTEST)
-    _, found = job.run(describe.read()["tests/toy"], False, paths.records())
-    assert (found["status"], found["exit_code"]) == ("failed", 5)
+    _, body = job.run(describe.read()["tests/toy"], False, paths.records())
+    assert (body["status"], body["exit_code"]) == ("failed", 5)
 
 
 TESTS = """

@@ -103,8 +103,8 @@ def test_transports_of_nccl(tmp_path):
         "NET/Socket/0\n"
         "n1:7:9 [0] NCCL INFO Trees [0] 1/-1/-1->0->-1\n"
     )
-    found, lines = transports.read(tmp_path)
-    assert found == {
+    used, lines = transports.read(tmp_path)
+    assert used == {
         "channels": {"NET/Socket/0": 1, "P2P/CUMEM": 1},
         "networks": ["Socket"],
     }
@@ -120,11 +120,11 @@ def test_python_and_torchrun_are_those_of_this_interpreter(tmp_path):
     nowhere = str(tmp_path)
     toy = experiment(nodes=2)
     single = launch.command(toy, toy.size().on_one_node())
-    found = launch.executable(single, nowhere)
-    assert found == [sys.executable, *single[1:]]
+    command = launch.executable(single, nowhere)
+    assert command == [sys.executable, *single[1:]]
     double = launch.command(toy, toy.size(), launch.Allocation(2, "n1", 9))
-    found = launch.executable(double, nowhere)
-    assert found[-1].startswith(f"exec {' '.join(module)} --nnodes 2")
+    command = launch.executable(double, nowhere)
+    assert command[-1].startswith(f"exec {' '.join(module)} --nnodes 2")
     assert launch.executable(["python", "-m", "x"], nowhere)[0] == module[0]
     (tmp_path / "torchrun").write_text("#!/bin/sh\n")
     (tmp_path / "torchrun").chmod(0o755)

@@ -1,5 +1,6 @@
 """Rules that hold for every file of the repository."""
 
+import ast
 import os
 import re
 import subprocess
@@ -13,6 +14,8 @@ HOSTS = ("pypi" + ".org", "npmjs" + ".org", "npmjs" + ".com",
          "pythonhosted" + ".org", "download.pytorch" + ".org",
          "debian" + ".org")  # fmt: skip
 HOME = re.compile(r"(?<![\w.|])/(?:root|home/\w+|work/main|work/shared)\b")
+
+VAGUE = {"found", "result", "results", "stuff", "tmp", "foo"}
 
 
 def committed() -> list[Path]:
@@ -53,15 +56,27 @@ def test_code_that_the_book_shows_is_78_columns_wide() -> None:
 
 
 def test_no_file_names_a_registry_or_a_folder_of_one_machine() -> None:
-    found = []
+    named = []
     for path in FILES:
         if path.is_relative_to(ROOT / "book" / "runs"):
             continue  # a record says where it ran
         text = path.read_text()
         name = str(path.relative_to(ROOT))
-        found += [f"{name}: {host}" for host in HOSTS if host in text]
-        found += [f"{name}: {m[0]}" for m in HOME.finditer(text)]
-    assert not found
+        named += [f"{name}: {host}" for host in HOSTS if host in text]
+        named += [f"{name}: {m[0]}" for m in HOME.finditer(text)]
+    assert not named
+
+
+def test_a_name_explains_itself() -> None:
+    vague = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
+        for path in PYTHON
+        if path.is_relative_to(ROOT / "code")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (getattr(node, kind, "") for kind in ("id", "arg"))
+        if name in VAGUE
+    ]
+    assert not vague
 
 
 def test_third_party_javascript_is_not_committed() -> None:

@@ -35,9 +35,9 @@ def fake(folder: Path, name: str, version: str) -> Path:
 
 
 def test_a_python_that_fits_is_found() -> None:
-    found = find_python(PYTHON=sys.executable, PATH=os.environ["PATH"])
-    assert found.returncode == 0
-    assert found.stdout.strip() == sys.executable
+    done = find_python(PYTHON=sys.executable, PATH=os.environ["PATH"])
+    assert done.returncode == 0
+    assert done.stdout.strip() == sys.executable
 
 
 def test_a_python_that_does_not_fit_gets_one_sentence(tmp_path) -> None:

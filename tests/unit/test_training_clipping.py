@@ -71,6 +71,21 @@ def test_the_norm_leaves_out_what_has_no_gradient():
     torch.testing.assert_close(local_norm(module.parameters()), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_norm_of_16_bits_is_of_32(dtype):
+    """Not rounded to 16 bits: 1000.5 has no such float."""
+    parameter = nn.Parameter(torch.zeros(4, dtype=dtype))
+    parameter.grad = torch.full((4,), 500.25, dtype=dtype)
+    exact = parameter.grad.double().norm().item()
+    norm = local_norm([parameter, parameter])
+    assert norm.dtype == torch.float32
+    assert norm.item() == pytest.approx(2**0.5 * exact, rel=1e-6)
+    # Squares beyond float16's range are none of ours.
+    parameter.grad = torch.full((4,), 6e4, dtype=dtype)
+    exact = parameter.grad.double().norm().item()
+    assert local_norm([parameter]).item() == pytest.approx(exact, rel=1e-6)
+
+
 def test_an_optimizer_that_would_ignore_the_scale_is_refused():
     module = model(torch.float32)
     backward(module, 1)

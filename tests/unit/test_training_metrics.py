@@ -1,15 +1,19 @@
 """The metrics file and the log line."""
 
+import errno
 import json
+import os
 import re
+import resource
 import sys
+import threading
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
-from workshop.errors import UserError
+from workshop.errors import UserError, one_sentence
 from workshop.job.metrics import (
     UNITS,
     MetricsWriter,
@@ -101,6 +105,64 @@ def test_a_resumed_run_continues_the_file_where_it_resumes(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    "text", ["", "[]\n", "null\n", "\0\xff", '{"event": "step"}\n', "{"]
+)
+def test_what_is_no_metrics_file_is_begun_anew(tmp_path, text):
+    path = tmp_path / "m.jsonl"
+    path.write_text(text, encoding="latin-1")
+    with MetricsWriter(path, resumed_at=2) as writer:
+        writer.meta(seed=1)
+    assert [event["event"] for event in events(path)] == ["meta"]
+
+
+@pytest.fixture
+def no_room():
+    """A disk where no file of this process grows beyond 200 bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_one_sentence_and_loses_no_step(tmp_path, no_room):
+    path = tmp_path / "m.jsonl"
+    with pytest.raises(UserError, match="m.jsonl cannot be written .*large"):
+        with MetricsWriter(path) as writer:
+            writer._write({"event": "meta"})
+            for step in range(99):
+                writer.step(step=step)
+    whole = path.read_text().splitlines()[:-1]
+    assert [json.loads(line).get("step") for line in whole[1:4]] == [0, 1, 2]
+    kept = path.read_bytes()
+    with pytest.raises(UserError, match="cannot be written"):
+        with MetricsWriter(path, resumed_at=99) as writer:
+            writer.step(step=100, text="x" * 200)
+    assert path.read_bytes().startswith(kept[: kept.rindex(b"\n")])
+
+
+def test_tensorboard_on_a_full_disk_is_one_sentence(
+    tmp_path, no_room, monkeypatch
+):
+    # TensorBoard's own thread shows what it met, too.
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    with pytest.raises(UserError, match="events .*large.*--tensorboard"):
+        with ScalarWriter(None, tmp_path / "events") as writer:
+            for step in range(2000):
+                writer.step(**{**STEP, "step": step})
+
+
+def test_a_full_disk_is_told_from_other_errors():
+    @one_sentence
+    def fails(number):
+        raise OSError(number, os.strerror(number), "a/file")
+
+    with pytest.raises(SystemExit):
+        fails(errno.ENOSPC)
+    with pytest.raises(FileNotFoundError):
+        fails(errno.ENOENT)
+
+
 def test_a_diverged_loss_stays_valid_json(tmp_path):
     path = tmp_path / "m.jsonl"
     with MetricsWriter(path) as writer:
@@ -131,11 +193,11 @@ def test_the_argument_wins_over_the_launch_variable(monkeypatch):
 
 def scalars(folder):
     """Read event files as TensorBoard does: tag -> [(step, value)]."""
-    found = EventAccumulator(str(folder))
-    found.Reload()
+    events = EventAccumulator(str(folder))
+    events.Reload()
     return {
-        tag: [(e.step, e.value) for e in found.Scalars(tag)]
-        for tag in found.Tags()["scalars"]
+        tag: [(e.step, e.value) for e in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
     }
 
 
@@ -147,13 +209,13 @@ def test_tensorboard_reads_losses_and_speeds_back(tmp_path):
         writer.step(**{**STEP, "step": 4, "mfu": None, "loss": 0.5})
         writer.measure("held_out_loss", 2.5, "nats/token", step=3)
         writer.measure("all_reduce_time", 9.0, "us", bytes=1024)
-    found = scalars(tmp_path / "events")
+    curves = scalars(tmp_path / "events")
     losses = [(1, 4.0), (2, 2.0), (3, pytest.approx(4 / 3)), (4, 0.5)]
-    assert found["loss/training"] == losses
-    assert found["loss/held-out"] == [(3, 2.5)]
-    assert found["speed/tokens per s"][0] == (1, pytest.approx(123456.4))
-    assert [step for step, _ in found["speed/MFU"]] == [1, 2, 3]
-    assert set(found) == {
+    assert curves["loss/training"] == losses
+    assert curves["loss/held-out"] == [(3, 2.5)]
+    assert curves["speed/tokens per s"][0] == (1, pytest.approx(123456.4))
+    assert [step for step, _ in curves["speed/MFU"]] == [1, 2, 3]
+    assert set(curves) == {
         "loss/training", "loss/held-out", "gradient norm",
         "speed/tokens per s", "speed/MFU", "memory (GiB)",
     }  # fmt: skip

@@ -49,15 +49,15 @@ def merge(
 ) -> None:
     """Take over the problems that another process found."""
     of(env).update(
-        {doc: found for doc, found in of(other).items() if doc in docnames}
+        {doc: said for doc, said in of(other).items() if doc in docnames}
     )
 
 
 def finish(app: Sphinx, exception: Exception | None) -> None:
     """Repeat what earlier builds said; fail while there is anything."""
     if exception is None:
-        for found in of(app.env).values():
-            for place, text in found:
+        for said in of(app.env).values():
+            for place, text in said:
                 say(app, place, text)
         if app.workshop_said:
             app.statuscode = 1

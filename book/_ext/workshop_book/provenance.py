@@ -51,9 +51,9 @@ class RecordDirective(SphinxDirective):
         """Return the nodes, or report and show nothing."""
         try:
             with self.env.app.workshop_runs.noting() as read:
-                found = self.read()
+                content = self.read()
                 used.note(self.env, self.env.docname, read)
-                return found
+                return content
         except UserError as error:
             problems.report(
                 self.env, self.env.docname, self.lineno, str(error)

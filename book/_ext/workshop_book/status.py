@@ -6,7 +6,7 @@ from sphinx.application import Sphinx
 
 from workshop import paths
 from workshop.errors import UserError
-from workshop.records import experiments as describe
+from workshop.records import experiments
 from workshop.records.experiments import Experiment
 from workshop.records.expression import Loader
 from workshop.records.record import recorded_names
@@ -21,22 +21,22 @@ class RunsStatus(provenance.RecordDirective):
 
     def read(self) -> list[nodes.Node]:
         """Return the tables; report each run that cannot be shown."""
-        experiments = describe.read()
+        described = experiments.read()
         chapters: dict[str, list[Experiment]] = {}
-        for experiment in experiments.values():
+        for experiment in described.values():
             chapters.setdefault(experiment.chapter, []).append(experiment)
-        found: list[nodes.Node] = []
+        tables: list[nodes.Node] = []
         for chapter, members in chapters.items():
             rows = [self._row(experiment) for experiment in members]
-            found.append(self._table(chapter, rows))
+            tables.append(self._table(chapter, rows))
         for name in recorded_names(paths.records()):
-            if name not in experiments:
+            if name not in described:
                 self._report(
                     f"{name} has a record but is not in "
                     "slurm/experiments: describe it there or remove "
                     "its folder"
                 )
-        return found
+        return tables
 
     def _report(self, text: str) -> None:
         problems.report(self.env, self.env.docname, self.lineno, text)
@@ -103,14 +103,14 @@ def planned(experiment: Experiment, load: Loader) -> list[nodes.Node]:
 
     The numbers of a prediction are expressions over records.
     """
-    found = []
+    paragraphs = []
     for label, text in (
         ("Not recorded yet", experiment.why),
         ("Predicted", prediction(experiment.prediction, load)),
     ):
         if text:
-            found.append(nodes.paragraph("", f"{label}: {text}"))
-    return found or [nodes.paragraph("", "Not recorded yet.")]
+            paragraphs.append(nodes.paragraph("", f"{label}: {text}"))
+    return paragraphs or [nodes.paragraph("", "Not recorded yet.")]
 
 
 def row_of(cells: list[list[nodes.Node]]) -> nodes.row:

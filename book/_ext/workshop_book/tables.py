@@ -54,20 +54,20 @@ def of_row(expression: str, name: str) -> str:
 
 def sections(lines: list[str]) -> dict[str, list[str]]:
     """Return the lines under `rows:` and under `columns:`."""
-    found: dict[str, list[str]] = {}
+    by_heading: dict[str, list[str]] = {}
     under = ""
     for line in (line.strip() for line in lines):
         if line.removesuffix(":") in HEADINGS and line.endswith(":"):
             under = line[:-1]
-            found[under] = []
+            by_heading[under] = []
         elif line and not under:
             raise UserError(f"run-table has {line!r} before `rows:`")
         elif line:
-            found[under].append(line)
+            by_heading[under].append(line)
     for heading in HEADINGS:
-        if not found.get(heading):
+        if not by_heading.get(heading):
             raise UserError(f"run-table has nothing under `{heading}:`")
-    return found
+    return by_heading
 
 
 class RunTable(provenance.RecordDirective):

@@ -8,7 +8,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 from workshop.errors import UserError
-from workshop.records import load as loading
+from workshop.records.load import Run, load
 from workshop_book import problems
 
 CELL = re.compile(r"""\brecorded\(\s*["']([^"']+)["']""")
@@ -19,13 +19,13 @@ class Runs:
     """Loads each run once and notes which ones were asked for."""
 
     def __init__(self) -> None:
-        self._loaded: dict[str, loading.Run] = {}
-        self._asked: list[loading.Run] = []
+        self._loaded: dict[str, Run] = {}
+        self._asked: list[Run] = []
 
-    def load(self, name: str) -> loading.Run:
+    def load(self, name: str) -> Run:
         """Return a run whose numbers may stand in the book."""
         if name not in self._loaded:
-            self._loaded[name] = loading.load(name)
+            self._loaded[name] = load(name)
         run = self._loaded[name]
         if run not in self._asked:
             self._asked.append(run)
@@ -34,7 +34,7 @@ class Runs:
         return run
 
     @contextmanager
-    def noting(self) -> Iterator[list[loading.Run]]:
+    def noting(self) -> Iterator[list[Run]]:
         """Yield a list that fills with the runs loaded meanwhile."""
         before, mine = self._asked, []
         self._asked = mine
@@ -45,7 +45,7 @@ class Runs:
             before.extend(run for run in mine if run not in before)
 
 
-def unusable(run: loading.Run) -> str:
+def unusable(run: Run) -> str:
     """Return the sentence that says why a run may not be used."""
     return (
         f"the record of {run.name} is {run.status} ("
@@ -61,9 +61,7 @@ def of(env: BuildEnvironment) -> dict[str, dict[str, str]]:
     return env.workshop_used
 
 
-def note(
-    env: BuildEnvironment, docname: str, runs: list[loading.Run]
-) -> None:
+def note(env: BuildEnvironment, docname: str, runs: list[Run]) -> None:
     """Remember that a page shows something from these runs."""
     page = of(env).setdefault(docname, {})
     for run in runs:

@@ -73,7 +73,7 @@ def origin(text: str, repeats: str, runs: list[Run]) -> str:
 
 def steps(text: str, runs: Runs) -> str:
     """Return every part of an expression with its value, inside out."""
-    found: dict[str, str] = {}
+    parts: dict[str, str] = {}
     for node in ast.walk(ast.parse(text.strip(), mode="eval").body):
         if isinstance(node, ast.Constant | ast.Name) or not isinstance(
             node, ast.expr
@@ -84,7 +84,7 @@ def steps(text: str, runs: Runs) -> str:
             value = expression.evaluate(part, runs.load)
         except UserError:
             continue
-        found[part] = (
+        parts[part] = (
             f"{value:.6g}" if isinstance(value, float) else str(value)
         )
-    return ", ".join(f"{part} = {value}" for part, value in found.items())
+    return ", ".join(f"{part} = {value}" for part, value in parts.items())

@@ -130,8 +130,8 @@ class RankAlone:
         x = self.tokens
         if not self.first:
             x = self.activations.clone().requires_grad_()
-        result = self.model(x, self.tokens if self.last else None)
-        return get_gradient_edge(result)
+        output = self.model(x, self.tokens if self.last else None)
+        return get_gradient_edge(output)
 
     def backward(self, edge: GradientEdge) -> None:
         """Run backward, from the loss or from a gradient that came in."""

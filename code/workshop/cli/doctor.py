@@ -71,7 +71,7 @@ def show(findings: list[Check]) -> None:
     table = Table("what", "", "found", "what to do", title="workshop doctor")
     for finding in findings:
         table.add_row(
-            finding.name, MARKS[finding.ok], finding.found, finding.remedy
+            finding.name, MARKS[finding.ok], finding.observed, finding.remedy
         )
     console = Console()
     console.print(table)

@@ -13,9 +13,9 @@ from rich.table import Table
 from workshop import paths
 from workshop.cli import run_tables, runs_submit
 from workshop.errors import UserError, fail, one_sentence
-from workshop.records import check as checking
-from workshop.records import experiments as describe
-from workshop.records import load, pack, record, status
+from workshop.records import experiments, load, pack, record, status
+from workshop.records.check import examine, examine_all
+from workshop.records.experiments import near
 from workshop.records.files import short
 
 app = typer.Typer(
@@ -103,22 +103,22 @@ def check(
     Exit code 1: a record is missing, failed or altered (with --release:
     or stale). Exit code 2: bad input.
     """
-    experiments, root = describe.read(), paths.root()
+    described, root = experiments.read(), paths.root()
     folder = _present(records) or paths.records()
-    known = {*experiments, *record.recorded_names(folder)} if names else ()
+    known = {*described, *record.recorded_names(folder)} if names else ()
     for name in names or []:
         if name not in known:
             fail(
-                f"there is no run {short(name)}{describe.near(name, known)}:"
-                " `workshop runs list` shows all of them."
+                f"there is no run {short(name)}{near(name, known)}: "
+                "`workshop runs list` shows all of them."
             )
     findings = (
         [
-            checking.examine(name, experiments.get(name), folder / name, root)
+            examine(name, described.get(name), folder / name, root)
             for name in names
         ]
         if names
-        else checking.examine_all(experiments, folder, root)
+        else examine_all(described, folder, root)
     )
     table = Table(box=None)
     for column in ("run", "state", "recorded"):
@@ -158,7 +158,7 @@ def unpack_records(
     """Check the records of an archive and put them into book/runs."""
     folder = records or paths.records()
     root = paths.root()
-    for finding in pack.unpack(archive, describe.read(), folder, root):
+    for finding in pack.unpack(archive, experiments.read(), folder, root):
         print(f"{finding.name}: {finding.state}")
 
 

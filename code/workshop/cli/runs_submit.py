@@ -17,11 +17,16 @@ from rich.progress import (
 from rich.text import Text
 
 from workshop.errors import UserError, fail, one_sentence
-from workshop.records import check, record
-from workshop.records import experiments as describe
-from workshop.records import submit as submitting
+from workshop.records import check, experiments, record
 from workshop.records.experiments import Experiment
 from workshop.records.files import seconds
+from workshop.records.submit import (
+    Budget,
+    Outcome,
+    choose,
+    refusal,
+    run_one,
+)
 from workshop.slurm import profile as profiles
 from workshop.slurm.jobs import JobState
 from workshop.slurm.local import environment
@@ -89,9 +94,10 @@ def submit(
     where the first stopped. Exit code 1: a job was refused, failed, timed
     out or was cancelled. 130: Ctrl-C, which also cancels the job.
     """
-    experiments = describe.select(names or [], describe.read())
+    described = experiments.read()
+    selected = experiments.select(names or [], described)
     if chapter:
-        describe.of_chapter(chapter, describe.read())
+        experiments.of_chapter(chapter, described)
     out = (out or record.destination(small)).resolve()
     total = seconds(budget, "--budget") if budget else None
     try:
@@ -101,10 +107,10 @@ def submit(
         fail(str(error), code=1)
     findings = {
         each.name: check.examine(each.name, each, out / each.name)
-        for each in experiments
+        for each in selected
     }
-    chosen = submitting.choose(
-        experiments,
+    chosen = choose(
+        selected,
         findings,
         chapter=chapter,
         missing=missing,
@@ -113,9 +119,9 @@ def submit(
     )
     able = []
     refused = False
-    named = [each for each in experiments if each.planned] if names else []
+    named = [each for each in selected if each.planned] if names else []
     for experiment in [*named, *chosen]:
-        if why := submitting.refusal(experiment, site, small):
+        if why := refusal(experiment, site, small):
             _say(f"left out: {why}.")
             refused = True
         else:
@@ -124,19 +130,19 @@ def submit(
         if not refused:
             print("nothing to submit: every chosen run has its record")
         raise typer.Exit(1 if refused and names else 0)
-    good = _all(able, site, small, out, submitting.Budget(total))
+    good = _all(able, site, small, out, Budget(total))
     raise typer.Exit(0 if good and not (refused and names) else 1)
 
 
 def _all(
-    experiments: list[Experiment],
+    able: list[Experiment],
     site: profiles.Profile,
     small: bool,
     out: Path,
-    budget: submitting.Budget,
+    budget: Budget,
 ) -> bool:
     good = True
-    for number, experiment in enumerate(experiments, start=1):
+    for number, experiment in enumerate(able, start=1):
         limit = budget.limit(experiment)
         if not limit:
             left = max(0, int(budget.left()))
@@ -146,7 +152,7 @@ def _all(
                 "left: call this again to go on."
             )
             continue
-        title = f"{number}/{len(experiments)} {experiment.name}"
+        title = f"{number}/{len(able)} {experiment.name}"
         outcome = _watched(experiment, site, small, out, limit, title, budget)
         if outcome.problem:
             _say(f"error: {outcome.problem}")
@@ -163,8 +169,8 @@ def _watched(
     out: Path,
     limit: int,
     title: str,
-    budget: submitting.Budget,
-) -> submitting.Outcome:
+    budget: Budget,
+) -> Outcome:
     left = budget.left()
     wait_s = None if left == float("inf") else left
     console = Console(stderr=True)
@@ -188,7 +194,7 @@ def _watched(
                 _say(words)
 
         try:
-            return submitting.run_one(
+            return run_one(
                 experiment, site, small, out, limit, on_state, wait_s
             )
         except KeyboardInterrupt:

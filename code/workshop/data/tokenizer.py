@@ -8,8 +8,11 @@ named after the corpus and the size, so that a changed corpus gets a new one.
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from filelock import FileLock
 from rich.console import Console
@@ -66,7 +69,8 @@ def tokenizer_for(
     with FileLock(f"{path}.lock"):
         if not path.exists():
             trained = _train(corpus, vocabulary, show)
-            write_atomically(path, trained.to_str().encode())
+            with whole_file(path) as file:
+                file.write(trained.to_str().encode())
     content = path.read_bytes()
     try:
         tokenizer = Tokenizer.from_str(content.decode())
@@ -79,11 +83,24 @@ def tokenizer_for(
     return TrainedTokenizer(tokenizer, path, digest)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is either complete or not there at all."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that appears as `path` once the block has written it.
+
+    Raises `UserError`, and leaves nothing, when there is no room for it.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}): make "
+            "room, or let WORKSHOP_CACHE name another folder"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _train(corpus: Corpus, vocabulary: int, show: bool) -> Tokenizer:

@@ -1,8 +1,6 @@
 """The corpus as token ids: encoded once, then mapped from a file."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
@@ -10,7 +8,7 @@ from rich.console import Console
 from rich.progress import track
 
 from workshop.data.corpus import Corpus
-from workshop.data.tokenizer import TrainedTokenizer
+from workshop.data.tokenizer import TrainedTokenizer, whole_file
 
 DOCUMENTS_AT_ONCE = 64
 
@@ -41,7 +39,8 @@ def _mapped(
     with FileLock(f"{path}.lock"):
         if not path.exists():
             tokens = encode(documents, trained, show, part)
-            _save(path, tokens)
+            with whole_file(path) as file:
+                np.save(file, tokens)
     return np.load(path, mmap_mode="r")
 
 
@@ -65,10 +64,3 @@ def encode(
             ids = [*encoding.ids, trained.end_of_text]
             pieces.append(np.array(ids, dtype=dtype))
     return np.concatenate(pieces)
-
-
-def _save(path: Path, tokens: np.ndarray) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with open(temporary, "wb") as file:
-        np.save(file, tokens)
-    os.replace(temporary, path)

@@ -26,7 +26,7 @@ class Check:
 
     name: str
     ok: bool | None
-    found: str
+    observed: str
     remedy: str = ""
 
 
@@ -49,27 +49,27 @@ def machine() -> Machine:
 
 def python(m: Machine) -> Check:
     """Python 3.11 and 3.12 are what the pins were resolved for."""
-    found = m.about["software"]["python"]
+    python = m.about["software"]["python"]
     if sys.version_info[:2] in ((3, 11), (3, 12)):
-        return Check("Python", True, found)
+        return Check("Python", True, python)
     return Check(
         "Python",
         False,
-        found,
+        python,
         "Run `make book` with Python 3.11 or 3.12 on your PATH.",
     )
 
 
 def torch(m: Machine) -> Check:
     """torch must import, in the range that pyproject.toml allows."""
-    found = m.about["software"]["torch"]
-    number = re.match(r"(\d+)\.(\d+)", found or "")
+    version = m.about["software"]["torch"]
+    number = re.match(r"(\d+)\.(\d+)", version or "")
     if number and (2, 11) <= (int(number[1]), int(number[2])) < (2, 14):
-        return Check("torch", True, found)
+        return Check("torch", True, version)
     return Check(
         "torch",
         False,
-        found or "not installed",
+        version or "not installed",
         "Run `make book`, which installs the pinned torch.",
     )
 
@@ -77,13 +77,13 @@ def torch(m: Machine) -> Check:
 def disk(m: Machine) -> Check:
     """Environment, corpus, book and checkpoints need some space."""
     free = shutil.disk_usage(m.root).free / 2**30
-    found = f"{free:.0f} GiB free"
+    space = f"{free:.0f} GiB free"
     if free >= NEEDED_GIB:
-        return Check("disk", True, found)
+        return Check("disk", True, space)
     return Check(
         "disk",
         False,
-        found,
+        space,
         f"Free {NEEDED_GIB:.0f} GiB on the disk of this checkout.",
     )
 
@@ -161,13 +161,13 @@ def links(m: Machine) -> Check:
     )
     peers = m.about["peer_access"] or []
     direct = bool(peers) and all(all(row) for row in peers)
-    found = ", ".join(kinds) or "unknown to the driver"
+    links = ", ".join(kinds) or "unknown to the driver"
     if direct:
-        return Check("links between GPUs", True, f"{found}, peer access")
+        return Check("links between GPUs", True, f"{links}, peer access")
     return Check(
         "links between GPUs",
         None,
-        f"{found}, no peer access",
+        f"{links}, no peer access",
         "Expect copies through host memory: measure them with "
         "workshop.lab1.measure_links.",
     )
@@ -213,9 +213,9 @@ def slurm(m: Machine) -> Check:
 
 def browser(m: Machine) -> Check:
     """The built book is tested in a real browser."""
-    found = next((name for name in BROWSERS if shutil.which(name)), None)
-    if found:
-        return Check("Chromium", True, found)
+    browser = next((name for name in BROWSERS if shutil.which(name)), None)
+    if browser:
+        return Check("Chromium", True, browser)
     return Check(
         "Chromium",
         None,

@@ -24,20 +24,20 @@ def version(package: str) -> str | None:
 
 def software_versions() -> dict[str, str | None]:
     """Return the versions of Python, `PACKAGES`, CUDA and NCCL."""
-    found = {"python": platform.python_version()}
-    found.update({package: version(package) for package in PACKAGES})
-    found["cuda"], found["nccl"] = None, None
+    versions = {"python": platform.python_version()}
+    versions.update({package: version(package) for package in PACKAGES})
+    versions["cuda"], versions["nccl"] = None, None
     try:
         import torch
 
-        found["torch"] = torch.__version__
-        found["cuda"] = torch.version.cuda
+        versions["torch"] = torch.__version__
+        versions["cuda"] = torch.version.cuda
         if torch.cuda.is_available():
             numbers = torch.cuda.nccl.version()
-            found["nccl"] = ".".join(str(number) for number in numbers)
+            versions["nccl"] = ".".join(str(number) for number in numbers)
     except Exception:  # a broken install must not break a description
         pass
-    return found
+    return versions
 
 
 def nccl_variables() -> dict[str, str]:

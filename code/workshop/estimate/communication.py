@@ -21,10 +21,10 @@ def link(alpha_us, beta_gb_s, points=None):
     (bus bandwidth).  `points`, pairs of sent bytes and microseconds, are a
     measured curve, which then stands in for the line.
     """
-    found = {"alpha_us": alpha_us, "beta_gb_s": beta_gb_s}
+    costs = {"alpha_us": alpha_us, "beta_gb_s": beta_gb_s}
     if points:
-        found["points"] = sorted(points)
-    return found
+        costs["points"] = sorted(points)
+    return costs
 
 
 def network(gbit_s, alpha_us=30.0):
@@ -135,23 +135,25 @@ def tensor_parallel(model, layout, stage=0, element_bytes=2):
         )
 
     if layout.sequence_parallel:
-        found = [
+        traffic = [
             messages("reduce_scatter", 2 * layers + first),
             messages("reduce_scatter", 2 * layers + last, True),
             messages("all_gather", 4 * layers + first + last),
             messages("all_gather", 2 * layers + last, True),
         ]
         replicated = rank_parameters(model, layout, stage)["replicated"]
-        found.append(entry("tp", "all_reduce", replicated, element_bytes, t))
+        traffic.append(
+            entry("tp", "all_reduce", replicated, element_bytes, t)
+        )
     else:
-        found = [
+        traffic = [
             messages("all_reduce", 2 * layers + first),
             messages("all_reduce", 2 * layers + last, True),
         ]
     if last:
         wide = max(element_bytes, 4)
-        found.append(entry("tp", "all_reduce", b * s, wide, t, 3 * m))
-    return [one for one in found if one["times"]]
+        traffic.append(entry("tp", "all_reduce", b * s, wide, t, 3 * m))
+    return [one for one in traffic if one["times"]]
 
 
 def pipeline_parallel(model, layout, stage=0, element_bytes=2):
@@ -172,11 +174,13 @@ def pipeline_parallel(model, layout, stage=0, element_bytes=2):
         (0 if last else 1) + (0 if first else 1) for _, first, last in chunks
     )
     times = layout.num_microbatches * hand_overs
-    found = [entry("pp", "send", b * s * h // share, element_bytes, p, times)]
+    traffic = [
+        entry("pp", "send", b * s * h // share, element_bytes, p, times)
+    ]
     if stage in (0, p - 1) and model.get("tied", True):
         rows = -(-model["vocabulary"] // layout.tp)
-        found.append(entry("pp", "all_reduce", rows * h, element_bytes, 2))
-    return found
+        traffic.append(entry("pp", "all_reduce", rows * h, element_bytes, 2))
+    return traffic
 
 
 def traffic(model, layout, stage=0, element_bytes=2):
@@ -185,36 +189,4 @@ def traffic(model, layout, stage=0, element_bytes=2):
         data_parallel(model, layout, stage, element_bytes)
         + tensor_parallel(model, layout, stage, element_bytes)
         + pipeline_parallel(model, layout, stage, element_bytes)
-    )
-
-
-def total_sent(entries, axis=None):
-    """Return the bytes that a rank sends, on one axis or on all."""
-    return sum(
-        one["times"]
-        * sent_bytes(
-            one["operation"],
-            one["elements"] * one["element_bytes"],
-            one["ranks"],
-        )
-        for one in entries
-        if axis in (None, one["axis"])
-    )
-
-
-def total_seconds(entries, links, axis=None):
-    """Return the seconds of the messages, one after the other.
-
-    `links` has a link for each axis: dp, tp, pp.
-    """
-    return sum(
-        one["times"]
-        * seconds(
-            links[one["axis"]],
-            one["operation"],
-            one["elements"] * one["element_bytes"],
-            one["ranks"],
-        )
-        for one in entries
-        if axis in (None, one["axis"])
     )

@@ -45,18 +45,18 @@ def shares_of(layers, chunks, costs, ranks=None):
     """
     embedding, layer, head = costs
     ranks = ranks or chunks
-    found = [1] * chunks
+    shares = [1] * chunks
     extra = [0] * chunks
     extra[0] += embedding
     extra[-1] += head
 
     def cost(chunk):
-        return found[chunk] * layer + extra[chunk]
+        return shares[chunk] * layer + extra[chunk]
 
     def cost_of_rank(rank):
         return sum(cost(chunk) for chunk in range(rank, chunks, ranks))
 
     for _ in range(layers - chunks):
         rank = min(range(ranks), key=cost_of_rank)
-        found[min(range(rank, chunks, ranks), key=cost)] += 1
-    return found
+        shares[min(range(rank, chunks, ranks), key=cost)] += 1
+    return shares

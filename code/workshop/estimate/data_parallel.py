@@ -45,34 +45,34 @@ def gradients(model, layout, stage=0):
     layer, head = layer_flops(model), head_flops(model)
     chunks = chunks_of(model, layout, stage)
     total = sum(n * layer + (head if last else 0) for n, _, last in chunks)
-    found, done = [], 0
+    arrivals, done = [], 0
     for layers, first, last in reversed(chunks):
         if last:
             done += head
             norms = [h, h] if model.get("bias", True) else [h]
-            found += [(size, done / total) for size in norms]
+            arrivals += [(size, done / total) for size in norms]
             if not (first and model.get("tied", True)):
-                found.append((rows * h, done / total))
+                arrivals.append((rows * h, done / total))
         for _ in range(layers):
             done += layer
-            found += [
+            arrivals += [
                 (size, done / total)
                 for size in reversed(layer_tensors(model, layout))
             ]
         if first:
-            found.append((model["sequence"] * h, 1.0))
-            found.append((rows * h, 1.0))
-    return found
+            arrivals.append((model["sequence"] * h, 1.0))
+            arrivals.append((rows * h, 1.0))
+    return arrivals
 
 
-def in_buckets(found, bucket_mib=100.0, element_bytes=2):
+def in_buckets(arrivals, bucket_mib=100.0, element_bytes=2):
     """Return (elements, share) of each bucket, as `make_buckets` groups.
 
     A bucket is full before it exceeds `bucket_mib` MiB, and complete with
     its last gradient.
     """
     buckets, elements, ready = [], 0, 0.0
-    for size, share in found:
+    for size, share in arrivals:
         more = (elements + size) * element_bytes / MIB
         if elements and more > bucket_mib:
             buckets.append((elements, ready))
@@ -117,11 +117,11 @@ def exposed(
     ranks = layout.dp
     if ranks == 1:
         return 0.0, 0.0
-    found = gradients(model, layout, stage)
+    arrivals = gradients(model, layout, stage)
     if not overlap:
-        spans = timeline(found, 0.0, link, ranks, element_bytes)
+        spans = timeline(arrivals, 0.0, link, ranks, element_bytes)
         return spans[-1][1], spans[-1][1]
-    buckets = in_buckets(found, bucket_mib, element_bytes)
+    buckets = in_buckets(arrivals, bucket_mib, element_bytes)
     spans = timeline(buckets, backward, link, ranks, element_bytes)
     busy = sum(end - begin for begin, end in spans)
     return max(0.0, spans[-1][1] - backward), busy

@@ -37,12 +37,3 @@ def matmul_flops_per_token(layers, hidden, sequence, vocabulary):
         + 2 * vocabulary * hidden
     )
     return 3 * forward
-
-
-def overcounted_per_token(layers, hidden, sequence):
-    """Return what 6 N + 12 L h s counts beyond the matrix products.
-
-    Six for each of the 13 L h + 2 h parameters of biases and LayerNorms
-    and of the s h positions.
-    """
-    return 6 * (13 * layers * hidden + 2 * hidden + sequence * hidden)

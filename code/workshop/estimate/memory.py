@@ -93,10 +93,10 @@ def head_workspace(model, layout, element_bytes=2, compiled=True):
     inputs = 0
     if t > 1 or not compiled:
         inputs = 2 if layout.sequence_parallel else 1
-    result = (rows * h + inputs * b * s * h) * element_bytes
+    workspace = (rows * h + inputs * b * s * h) * element_bytes
     if compiled or t > 1:
-        return result
-    return result + 2 * b * s * rows * max(4, element_bytes)
+        return workspace
+    return workspace + 2 * b * s * rows * max(4, element_bytes)
 
 
 def stage_workspace(model, layout, element_bytes=2):
@@ -123,22 +123,22 @@ def activation_bytes(model, layout, stage=0, element_bytes=2, compiled=True):
     p, m = layout.pp, layout.num_microbatches
     alive = in_flight(layout.schedule, p, m, v, stage) if p > 1 else 1
     workspace = stage_workspace(model, layout, element_bytes)
-    found = {"layers": 0, "logits": 0, "workspace": workspace}
+    activations = {"layers": 0, "logits": 0, "workspace": workspace}
     each = layer_bytes(model, layout, element_bytes)
     for position, (layers, _, last) in enumerate(held):
         # The chunks share the micro-batches in flight; the first ones of a
         # rank start first and so hold the remainder.
         share = alive // v + (1 if position < alive % v else 0)
-        found["layers"] += share * layers * each
+        activations["layers"] += share * layers * each
         if last:
             kept = m if layout.schedule == "gpipe" and p > 1 else 1
-            found["logits"] = kept * head_bytes(
+            activations["logits"] = kept * head_bytes(
                 model, layout, element_bytes, compiled
             )
-            found["workspace"] = head_workspace(
+            activations["workspace"] = head_workspace(
                 model, layout, element_bytes, compiled
             )
-    return found
+    return activations
 
 
 def rank_bytes(
@@ -179,12 +179,12 @@ def rank_bytes(
 
 def largest_stage(model, layout, **options):
     """Return the stage that needs most, and its `rank_bytes`."""
-    found = [
+    stages = [
         rank_bytes(model, layout, stage, **options)
         for stage in range(layout.pp)
     ]
-    worst = max(range(len(found)), key=lambda i: found[i]["total"])
-    return worst, found[worst]
+    worst = max(range(len(stages)), key=lambda i: stages[i]["total"])
+    return worst, stages[worst]
 
 
 def fits(model, layout, capacity, reserve=2 * 2**30, **options):

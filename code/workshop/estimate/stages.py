@@ -48,19 +48,19 @@ def rank_parameters(model, layout, stage=0):
     bias = 1 if model.get("bias", True) else 0
     norm = layer_norm(h, bias == 1)
     rows = -(-model["vocabulary"] // t)
-    found = {"sharded": 0, "replicated": 0, "tied_copy": 0}
+    parameters = {"sharded": 0, "replicated": 0, "tied_copy": 0}
     for layers, first, last in chunks_of(model, layout, stage):
         columns = (3 * h * h + 3 * h * bias) + (4 * h * h + 4 * h * bias)
-        found["sharded"] += layers * (columns + h * h + 4 * h * h) // t
-        found["replicated"] += layers * (2 * h * bias + 2 * norm)
+        parameters["sharded"] += layers * (columns + h * h + 4 * h * h) // t
+        parameters["replicated"] += layers * (2 * h * bias + 2 * norm)
         if first:
-            found["sharded"] += rows * h
-            found["replicated"] += model["sequence"] * h
+            parameters["sharded"] += rows * h
+            parameters["replicated"] += model["sequence"] * h
         if last:
-            found["replicated"] += norm
+            parameters["replicated"] += norm
             if not model.get("tied", True):
-                found["sharded"] += rows * h
+                parameters["sharded"] += rows * h
             elif not first:
-                found["tied_copy"] += rows * h
-    found["total"] = sum(found.values())
-    return found
+                parameters["tied_copy"] += rows * h
+    parameters["total"] = sum(parameters.values())
+    return parameters

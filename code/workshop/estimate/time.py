@@ -44,22 +44,15 @@ def spread(model, layout, micro_batch_seconds):
     """
     layer, head = layer_flops(model), head_flops(model)
     whole = model["layers"] * layer + head
-    found = []
+    times = []
     for stage in range(layout.pp):
         work = sum(
             layers * layer + (head if last else 0)
             for layers, _, last in chunks_of(model, layout, stage)
         )
         total = micro_batch_seconds * work / whole / layout.tp
-        found.append((total * FORWARD, total * (1 - FORWARD)))
-    return found
-
-
-def from_flops(model, layout, flops_per_second):
-    """Return `spread` from achieved FLOP/s of a device."""
-    tokens = layout.micro_batch * model["sequence"]
-    each = model["layers"] * layer_flops(model) + head_flops(model)
-    return spread(model, layout, 3 * tokens * each / flops_per_second)
+        times.append((total * FORWARD, total * (1 - FORWARD)))
+    return times
 
 
 def tensor_seconds(model, layout, stage, backward, link, overlap=True):
@@ -77,14 +70,14 @@ def tensor_seconds(model, layout, stage, backward, link, overlap=True):
     work = sum(n * layer + (head if last else 0) for n, _, last in chunks)
     product = backward * layer / work * 7 * h * h / (48 * h * h + 8 * h * s)
     m = layout.num_microbatches
-    hidden = everything = 0.0
+    hidden = total = 0.0
     for one in tensor_parallel(model, layout, stage):
         size = one["elements"] * one["element_bytes"]
         each = seconds(link, one["operation"], size, one["ranks"])
-        everything += each * one["times"] / m
+        total += each * one["times"] / m
         if overlap and one["behind"]:
             hidden += min(each, product) * one["times"] / m
-    return everything - hidden, everything
+    return total - hidden, total
 
 
 def step_time(

@@ -37,11 +37,11 @@ def check_half_length(
     if answer is None:
         return MISSING
     for alpha, beta in ((2e-5, 3e11), (6e-5, 3e9)):
-        found = Fit(alpha, beta, 0, 0).seconds(answer(alpha, beta)) / alpha
-        if not isclose(found, 2, rel_tol=1e-6):
+        ratio = Fit(alpha, beta, 0, 0).seconds(answer(alpha, beta)) / alpha
+        if not isclose(ratio, 2, rel_tol=1e-6):
             return (
                 f"Not yet: with α = {alpha:g} s and β = {beta:g} bytes/s "
-                f"such a message takes {found:.3g} α, not 2 α."
+                f"such a message takes {ratio:.3g} α, not 2 α."
             )
     return RIGHT
 

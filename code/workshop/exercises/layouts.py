@@ -27,18 +27,18 @@ def check_micro_batches(
     cases = ((2, 1, 0.07), (8, 1, 0.12), (8, 4, 0.12), (4, 2, 0.09))
     for p, v, share in cases:
         due = _fewest(p, v, share)
-        found = answer(p, v, share)
-        if found == due:
+        m = answer(p, v, share)
+        if m == due:
             continue
-        if v > 1 and found % p:
+        if v > 1 and m % p:
             return (
                 f"Not yet: with {v} chunks a rank, micro-batches come in "
-                f"multiples of p = {p}, and {found} is none."
+                f"multiples of p = {p}, and {m} is none."
             )
-        bubble = (p - 1) / (v * found + p - 1)
+        bubble = (p - 1) / (v * m + p - 1)
         return (
             f"Not yet: {p} stages of {v} chunk(s) idle {bubble:.3f} of a "
-            f"step with {found} micro-batches; at most {share:g} takes {due}."
+            f"step with {m} micro-batches; at most {share:g} takes {due}."
         )
     return RIGHT
 
@@ -74,14 +74,14 @@ def check_placement(
             + _data(gradients, inside),
         }
         due = min(times, key=times.__getitem__)
-        found = answer(layers, activation, gradients, inside, between)
-        if found not in times:
-            return f"Not yet: {found!r} is neither 'tp' nor 'dp'."
-        if found != due:
+        axis = answer(layers, activation, gradients, inside, between)
+        if axis not in times:
+            return f"Not yet: {axis!r} is neither 'tp' nor 'dp'."
+        if axis != due:
             return (
                 f"Not yet: with {layers} layers, activations of "
                 f"{activation:,} bytes and gradients of {gradients:,}, "
-                f"{found} inside the node talks for {times[found]:.4f} s a "
+                f"{axis} inside the node talks for {times[axis]:.4f} s a "
                 f"step and {due} for {times[due]:.4f} s."
             )
     return RIGHT
@@ -109,17 +109,17 @@ def check_cut(answer: Callable[[int, int, float], list[int]] | None) -> str:
     if answer is None:
         return MISSING
     for layers, stages, head in ((24, 2, 2.0), (24, 4, 2.0), (10, 3, 0.4)):
-        found = list(answer(layers, stages, head))
-        if len(found) != stages or sum(found) != layers or min(found) < 1:
+        shares = list(answer(layers, stages, head))
+        if len(shares) != stages or sum(shares) != layers or min(shares) < 1:
             return (
-                f"Not yet: {found} does not cut {layers} layers into "
+                f"Not yet: {shares} does not cut {layers} layers into "
                 f"{stages} stages with a layer or more in each."
             )
-        slowest = max(*found[:-1], found[-1] + head)
+        slowest = max(*shares[:-1], shares[-1] + head)
         best = _shortest(layers, stages, head)
         if slowest > best + 1e-9:
             return (
-                f"Not yet: the slowest stage of {found} costs {slowest:g} "
+                f"Not yet: the slowest stage of {shares} costs {slowest:g} "
                 f"layers with a head of {head:g}, and {best:g} is possible."
             )
     return RIGHT

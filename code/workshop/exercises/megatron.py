@@ -33,12 +33,12 @@ def check_layer_bytes(
         (3, 5, 6, 4, 8),
     ):
         due = 4 * ring_bytes("all_reduce", b * s * h * size, t)
-        found = answer(b, s, h, size, t)
-        if not isclose(found, due, rel_tol=1e-6, abs_tol=1e-9):
+        sent = answer(b, s, h, size, t)
+        if not isclose(sent, due, rel_tol=1e-6, abs_tol=1e-9):
             return (
                 f"Not yet: a layer with b={b}, s={s}, h={h}, elements of "
                 f"{size} bytes and t={t} sends {float(due):g} bytes a rank, "
-                f"not {found:g}."
+                f"not {sent:g}."
             )
     return RIGHT
 
@@ -63,7 +63,7 @@ def check_qkv_cut(
     with torch.no_grad():
         due = dense(x)
         for t in (1, 2, 4):
-            found = torch.zeros_like(due)
+            total = torch.zeros_like(due)
             for rank in range(t):
                 rows = answer(dense.qkv.weight, heads, rank, t)
                 if tuple(rows.shape) != (3 * h // t, h):
@@ -71,8 +71,8 @@ def check_qkv_cut(
                         f"Not yet: rank {rank} of {t} got the shape "
                         f"{tuple(rows.shape)}, not {(3 * h // t, h)}."
                     )
-                found += _partial(dense, rows, x, rank, t)
-            if not torch.allclose(found, due):
+                total += _partial(dense, rows, x, rank, t)
+            if not torch.allclose(total, due):
                 return (
                     f"Not yet: with {t} ranks the outputs do not add up to "
                     "those of the dense layer."
@@ -104,14 +104,14 @@ def check_microbatches(
         return MISSING
     for p, v, share in ((4, 1, 0.11), (8, 1, 0.3), (8, 4, 0.04), (1, 1, 0.1)):
         due = _fewest(p, v, share)
-        found = answer(p, v, share)
-        if found != due:
+        m = answer(p, v, share)
+        if m != due:
             return (
                 f"Not yet: p={p} and v={v} need m={due} for a bubble of at "
-                f"most {share:g} of the step; your m={found} gives "
-                f"{float(_bubble(p, v, found)):.3f}."
-                if found > 0
-                else f"Not yet: m={found} is no number of micro-batches."
+                f"most {share:g} of the step; your m={m} gives "
+                f"{float(_bubble(p, v, m)):.3f}."
+                if m > 0
+                else f"Not yet: m={m} is no number of micro-batches."
             )
     return RIGHT
 
@@ -154,10 +154,10 @@ def check_split_loss(
         due = F.cross_entropy(whole, targets, reduction="none")
         mine = whole.chunk(t, dim=1)[rank].contiguous().to(device)
         with count() as ledger:
-            found = answer(mine, targets.to(device), group).cpu()
-        if found.shape != due.shape or not torch.allclose(found, due):
+            losses = answer(mine, targets.to(device), group).cpu()
+        if losses.shape != due.shape or not torch.allclose(losses, due):
             return (
-                f"Not yet: the losses{what} are {_brief(found)} and "
+                f"Not yet: the losses{what} are {_brief(losses)} and "
                 f"should be {_brief(due)}."
             )
         if ledger.elements > 3 * tokens:

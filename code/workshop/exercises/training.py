@@ -25,11 +25,11 @@ def check_step_bytes(answer: Callable[[int, int, int], float] | None) -> str:
         return MISSING
     for parameters, size, ranks in ((1000, 2, 1), (1000, 2, 4), (60, 4, 3)):
         due = ring_bytes("all_reduce", parameters * size, ranks)
-        found = answer(parameters, size, ranks)
-        if not isclose(found, due, rel_tol=1e-6, abs_tol=1e-9):
+        sent = answer(parameters, size, ranks)
+        if not isclose(sent, due, rel_tol=1e-6, abs_tol=1e-9):
             return (
                 f"Not yet: {parameters} gradients of {size} bytes on {ranks} "
-                f"ranks are {float(due):g} bytes, not {found:g}."
+                f"ranks are {float(due):g} bytes, not {sent:g}."
             )
     return RIGHT
 
@@ -46,12 +46,12 @@ def check_accumulation(
         return MISSING
     for talk, batch, share in ((0.9, 0.25, 0.1), (0.01, 0.25, 0.5)):
         due = max(1, ceil(talk * (1 - share) / (share * batch)))
-        found = answer(talk, batch, share)
-        if found != due:
-            part = talk / (talk + found * batch)
+        m = answer(talk, batch, share)
+        if m != due:
+            part = talk / (talk + m * batch)
             return (
                 f"Not yet: with an all-reduce of {talk:g} s and micro-batches"
-                f" of {batch:g} s, {found} of them leave it {part:.3f} of "
+                f" of {batch:g} s, {m} of them leave it {part:.3f} of "
                 f"the step; at most {share:g} takes {due}."
             )
     return RIGHT

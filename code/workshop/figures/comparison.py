@@ -3,13 +3,15 @@
 All are drawn from the record of `lab1/compare-data-parallel`.
 """
 
-import json
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from workshop.errors import UserError
 from workshop.figures import style
+from workshop.figures.bars import rows, spans, write
+from workshop.figures.profile import IN_STEP, KINDS
+from workshop.figures.recorded import Rank, ranks_of
 from workshop.profiling.events import activities, read
 from workshop.records.values import Record, values
 
@@ -24,45 +26,31 @@ LABELS = {
     "nanogpt-ddp": "nanoGPT, DDP",
 }
 TRACED = ("alone", "overlapped", "overlapped-collective", "ddp")
-KINDS = {"compute": style.COMPUTE, "communication": style.COMMUNICATION}
+LANES = {"compute": -0.19, "communication": 0.19}
+PAIR = {
+    "alone": (-0.18, style.COMPUTE),
+    "beside communication": (0.18, style.COMMUNICATION),
+}
 
 
 def contestants(run: Record) -> Figure:
     """Draw the TFLOP/s per GPU of each way to train, with its range."""
-    found = {
+    speeds = {
         labels["contestant"]: entry
         for labels, entry in values(run, "tflops_per_gpu")
     }
-    names = [name for name in LABELS if name in found]
-    with style.drawing(width=7.5, height=0.7 + 0.38 * len(names)) as (
-        figure,
-        (axis,),
-    ):
-        for row, name in enumerate(names):
-            entry = found[name]
-            silent = "alone" in name or name == "single"
-            axis.barh(
-                row,
-                entry["median"],
-                color=style.COMPUTE if silent else style.COMMUNICATION,
-                height=0.6,
-            )
-            middle = entry["median"]
-            error = [[middle - entry["min"]], [entry["max"] - middle]]
-            axis.errorbar(middle, row, xerr=error, color=style.TEXT)
-            axis.annotate(
-                f"{middle:.0f}",
-                (entry["max"], row),
-                xytext=(5, 0),
-                textcoords="offset points",
-                va="center",
-            )
-        axis.set_yticks(range(len(names)), [LABELS[name] for name in names])
-        axis.invert_yaxis()
-        axis.grid(False, axis="y")
-        axis.set_axisbelow(True)
-        axis.set_xlim(0, 1.1 * max(e["max"] for e in found.values()))
-        axis.set_xlabel("TFLOP/s per GPU")
+    names = [name for name in LABELS if name in speeds]
+    middle, reach = style.ranges(speeds[name] for name in names)
+    silent = ["alone" in name or name == "single" for name in names]
+    colours = [style.COMPUTE if s else style.COMMUNICATION for s in silent]
+    with rows(
+        [LABELS[name] for name in names], "TFLOP/s per GPU", 7.5, 0.38
+    ) as (figure, axis):
+        axis.barh(
+            range(len(names)), middle, 0.62, color=colours,
+            xerr=reach, ecolor=style.TEXT,
+        )  # fmt: skip
+        write(axis, (f"{each:.0f}" for each in middle), middle + reach[1])
     return figure
 
 
@@ -73,91 +61,44 @@ def contestant_steps(run: Record) -> Figure:
     Raises:
         UserError: the run has no profile of one of them.
     """
-    with style.drawing(width=9.0, height=4.2) as (figure, (axis,)):
-        ticks = []
+    names = [LABELS[name] for name in TRACED]
+    with rows(names, IN_STEP, width=9.0, height=0.8) as (figure, axis):
         for place, name in enumerate(TRACED):
-            for row in _profile(run, name)["timeline"]:
-                if row["kind"] not in KINDS:
-                    continue
-                lane = list(KINDS).index(row["kind"])
-                top = 2.5 * place + lane
-                axis.broken_barh(
-                    [tuple(span) for span in row["spans"]],
-                    (top - 0.45, 0.9),
-                    color=KINDS[row["kind"]],
-                    linewidth=0,
-                )
-            ticks.append(2.5 * place + 0.5)
-        for kind, colour in KINDS.items():
-            axis.plot([], [], color=colour, lw=6, label=kind)
-        axis.set_yticks(ticks, [LABELS[name] for name in TRACED])
-        axis.grid(False, axis="y")
-        axis.set_axisbelow(True)
-        axis.invert_yaxis()
-        axis.set_xlabel("time in the step (ms)")
-        axis.legend(
-            loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(KINDS)
-        )
+            for row in _profile(run, name).timeline:
+                if row.kind in LANES:
+                    y, colour = place + LANES[row.kind], KINDS[row.kind]
+                    spans(axis, y, row.spans, colour, row.kind, height=0.36)
     return figure
 
 
-def _profile(run: Record, name: str) -> dict:
-    path = Path(run.folder) / "artifacts" / name / "profile.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(
-            f"the run {run.name} has no profile of {name}: record it again "
-            "with --trace"
-        ) from None
+def _profile(run: Record, name: str) -> Rank:
+    return ranks_of(run, f"artifacts/{name}/profile.json")[0]
 
 
-def slowed_kernels(run: Record, most: int = 2) -> Figure:
+def slowed_kernels(run: Record) -> Figure:
     """Draw the longest kernels alone and beside communication.
 
     Only kernels that ran both ways can be compared, and these are not the
     same ones for every way to train.
     """
-    rows = [
+    pairs = [
         (LABELS[name], kernel)
         for name in TRACED
-        for kernel in _profile(run, name)["slowdown"]["kernels"][:most]
+        for kernel in _profile(run, name).slowed[:2]
     ]
-    height = 1.2 + 0.55 * len(rows)
-    with style.drawing(width=8.0, height=height) as (figure, (axis,)):
-        for place, (_, kernel) in enumerate(rows):
-            for offset, field, colour in (
-                (-0.18, "alone_us", style.COMPUTE),
-                (0.18, "beside_us", style.COMMUNICATION),
-            ):
-                axis.barh(
-                    place + offset, kernel[field], color=colour, height=0.34
-                )
-            axis.annotate(
-                f"× {kernel['ratio']:.2f}",
-                (max(kernel["alone_us"], kernel["beside_us"]), place),
-                xytext=(5, 0),
-                textcoords="offset points",
-                va="center",
-            )
-        for colour, label in (
-            (style.COMPUTE, "alone"),
-            (style.COMMUNICATION, "beside communication"),
+    names = [
+        f"{way}\n{_short(kernel.name)}, grid {kernel.grid}"
+        for way, kernel in pairs
+    ]
+    times = np.array([(k.alone_us, k.beside_us) for _, k in pairs])
+    places = np.arange(len(pairs))
+    with rows(names, "median time of a launch (µs)") as (figure, axis):
+        for each, (label, (offset, colour)) in zip(
+            times.T, PAIR.items(), strict=True
         ):
-            axis.plot([], [], color=colour, lw=6, label=label)
-        axis.set_yticks(
-            range(len(rows)),
-            [
-                f"{way}\n{_short(kernel['name'])}, grid {kernel['grid']}"
-                for way, kernel in rows
-            ],
-        )
-        axis.invert_yaxis()
-        axis.grid(False, axis="y")
-        axis.set_axisbelow(True)
-        axis.margins(x=0.12)
-        axis.set_xlabel("median time of a launch (µs)")
-        axis.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=2)
+            axis.barh(places + offset, each, 0.34, color=colour, label=label)
+        ratios = (f"× {kernel.ratio:.2f}" for _, kernel in pairs)
+        write(axis, ratios, times.max(axis=1))
     return figure
 
 
@@ -174,29 +115,20 @@ PARTS = (
 )
 
 
-def communication_parts(run: Record, name: str = "overlapped") -> Figure:
+def communication_parts(run: Record) -> Figure:
     """Draw what the copy engines' stream does in the traced step."""
-    path = Path(run.folder) / "artifacts" / name / "trace.json.gz"
+    path = Path(run.folder) / "artifacts/overlapped/trace.json.gz"
     times = dict.fromkeys((*(label for label, _ in PARTS), "averaging"), 0.0)
     for a in activities(read(path)["traceEvents"]):
         if a.kind != "communication":
             continue
         part = next((p for p, mark in PARTS if mark in a.name), "averaging")
         times[part] += (a.end - a.begin) / 1e3
-    with style.drawing(width=7.0, height=2.2) as (figure, (axis,)):
+    with rows(list(times), IN_STEP, width=7.0, height=0.3) as (figure, axis):
         axis.barh(
-            range(len(times)),
-            list(times.values()),
+            range(len(times)), times.values(), 0.62,
             color=style.COMMUNICATION,
-            height=0.6,
-        )
-        for row, value in enumerate(times.values()):
-            axis.annotate(f"{value:.1f}", (value, row), (5, 0), va="center",
-                          textcoords="offset points")  # fmt: skip
-        axis.set_yticks(range(len(times)), list(times))
-        axis.invert_yaxis()
-        axis.grid(False, axis="y")
-        axis.set_axisbelow(True)
-        axis.margins(x=0.1)
-        axis.set_xlabel("time in the step (ms)")
+        )  # fmt: skip
+        ends = list(times.values())
+        write(axis, (f"{end:.1f}" for end in ends), ends)
     return figure

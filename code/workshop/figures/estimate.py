@@ -1,41 +1,48 @@
-"""Figures of predictions: beside measurements, over networks, in memory.
-
-Where a run of `workshop.lab1.one_rank` is given, the compute of every rank
-is measured and only what the ranks say to each other is predicted.
-"""
+"""Figures of predictions: a step beside its measurement, and memory."""
 
 from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
-from workshop.estimate import communication, memory
+from workshop.estimate import memory
 from workshop.figures import style
+from workshop.figures.bars import rows, stack, write
 from workshop.layout import Layout
-from workshop.records.predict.ranks import predict
-from workshop.records.values import Record
 
-NETWORKS = (25, 100, 400)
-"""Speeds of network cards in Gb/s."""
 GIB = 2**30
+DEVICE = "NVIDIA H200"
+"""Whose memory is the line; one of `estimate.memory.DEVICES`."""
 
-# Parts of a step: those of `estimate.time.step_time` that each one sums.
 STEP = {
-    "compute": (("compute", "contention"), style.BLUE),
-    "update": (("optimizer",), style.GREEN),
-    "bubble": (("bubble", "imbalance"), style.PURPLE),
-    "communication": (("tp", "pp", "dp"), style.ORANGE),
+    "compute": style.BLUE,
+    "optimizer": style.GREEN,
+    "bubble": style.PURPLE,
+    "communication": style.ORANGE,
 }
 # Parts of a rank's memory: those of `estimate.memory.rank_bytes`.
 MEMORY = {
-    "weights": (("weights",), style.BLUE),
-    "gradients": (("gradients",), style.PURPLE),
-    "optimizer": (("optimizer",), style.GREEN),
-    "activations": (("layers",), style.ORANGE),
-    "logits": (("logits",), style.RED),
-    "workspace": (("workspace",), style.TEXT),
+    "weights": style.BLUE,
+    "gradients": style.PURPLE,
+    "optimizer": style.GREEN,
+    "activations": style.ORANGE,
+    "logits": style.RED,
+    "workspace": style.TEXT,
 }
+
+
+def parts_ms(predicted: Mapping[str, float]) -> dict[str, float]:
+    """Return the ms of `STEP` that `estimate.time.step_time` predicts."""
+    sums = {
+        "compute": ("compute", "contention"),
+        "optimizer": ("optimizer",),
+        "bubble": ("bubble", "imbalance"),
+        "communication": ("tp", "pp", "dp"),
+    }
+    return {
+        part: 1e3 * sum(predicted[key] for key in keys)
+        for part, keys in sums.items()
+    }
 
 
 def predicted_beside_measured(
@@ -47,122 +54,47 @@ def predicted_beside_measured(
         cases: label -> the parts (`predict`) and the statistics of the
             recorded `step_time_s`, None where nobody recorded it.
     """
-    height = 1.1 + 0.62 * len(cases)
-    with style.drawing(width=7.2, height=height) as (figure, (axis,)):
+    unit = "step (ms): predicted above, measured beneath"
+    with rows(list(cases), unit, width=7.2, height=0.62) as (figure, axis):
+        above = np.arange(len(cases)) - 0.19
+        predicted = [parts_ms(parts) for parts, _ in cases.values()]
+        stack(axis, predicted, STEP, above, height=0.34)
         for y, (parts, entry) in enumerate(cases.values()):
-            _stack(axis, y - 0.19, parts, STEP, 1e3, 0.34)
             if entry is None:
                 continue
-            middle = 1e3 * entry["median"]
-            spread = [
-                [middle - 1e3 * entry["min"]],
-                [1e3 * entry["max"] - middle],
-            ]
+            (middle,), reach = style.ranges([entry], 1e3)
             axis.barh(
-                y + 0.19, middle, 0.34, facecolor="none",
-                edgecolor=style.TEXT, linewidth=1.4, xerr=spread,
+                y + 0.19, middle, 0.34, facecolor="none", label="measured",
+                edgecolor=style.TEXT, linewidth=1.4, xerr=reach,
                 ecolor=style.TEXT, capsize=2,
             )  # fmt: skip
-            off = 100 * (parts["total"] / entry["median"] - 1)
-            axis.annotate(
-                f"{off:+.1f} %", (1e3 * entry["max"], y + 0.19), (6, 0),
-                textcoords="offset points", va="center",
-            )  # fmt: skip
-        for part, (_, colour) in STEP.items():
-            axis.barh(0, 0, color=colour, label=f"{part}, predicted")
-        axis.barh(
-            0, 0, facecolor="none", edgecolor=style.TEXT, label="measured"
-        )
-        axis.set_yticks(range(len(cases)), list(cases))
-        axis.invert_yaxis()
-        axis.grid(False, axis="y")
-        axis.margins(x=0.12)
-        axis.set_xlabel("step (ms)")
-        figure.legend(loc="outside upper center", ncols=3)
+            off = f"{100 * (1e3 * parts['total'] / middle - 1):+.1f} %"
+            write(axis, [off], middle + reach[1], [y + 0.19])
     return figure
 
 
-def step_over_network(
-    run: Record, names: Mapping[str, tuple[str, int, int]]
-) -> Figure:
-    """Draw the time of a sequence over the speed of the network.
-
-    Args:
-        run: of `workshop.lab1.one_rank`.
-        names: label -> layout, micro-batch, micro-batches a step.
-
-    All axes of a layout use the network; NVLink carries none of them.
-    """
-    speeds = np.geomspace(10, 4000, 80)
-    with style.drawing(width=7.2, height=3.8) as (figure, (axis,)):
-        for i, (label, (name, size, count)) in enumerate(names.items()):
-            sequences = Layout.from_name(name).dp * size * count
-            points = []
-            for gbit in speeds:
-                link = communication.network(float(gbit))
-                links = dict.fromkeys(("dp", "tp", "pp"), link)
-                parts = predict(run, name, size, links, count)
-                points.append(1e3 * parts["total"] / sequences)
-            axis.plot(
-                speeds, points, label=label,
-                color=style.SERIES[i % len(style.SERIES)],
-            )  # fmt: skip
-        for gbit in NETWORKS:
-            axis.axvline(gbit, color=style.TEXT, alpha=0.4, linewidth=1)
-            axis.annotate(
-                f"{gbit} Gb/s", (gbit, 1), (3, -4), rotation=90, va="top",
-                xycoords=("data", "axes fraction"),
-                textcoords="offset points", fontsize=9,
-            )  # fmt: skip
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        axis.minorticks_off()
-        for one in (axis.xaxis, axis.yaxis):
-            one.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        axis.set_xlabel("network (Gb/s)")
-        axis.set_ylabel("ms a sequence, predicted")
-        axis.legend()
-    return figure
-
-
-def memory_by_part(
-    model: dict, layouts: Mapping[str, Layout], device: str = "NVIDIA H200"
-) -> Figure:
+def memory_by_part(model: dict, layouts: Mapping[str, Layout]) -> Figure:
     """Draw the memory of each layout's fullest rank, part by part.
 
     Args:
         model: sizes, `asdict` of a GPTConfig.
         layouts: label -> layout.
-        device: one of `estimate.memory.DEVICES`, whose memory is the line.
     """
-    capacity = memory.DEVICES[device] / GIB
-    height = 1.3 + 0.42 * len(layouts)
-    with style.drawing(width=7.2, height=height) as (figure, (axis,)):
-        for y, spread in enumerate(layouts.values()):
-            _, parts = memory.largest_stage(model, spread)
-            total = _stack(axis, y, parts, MEMORY, 1 / GIB, 0.6)
-            fits = memory.fits(model, spread, memory.DEVICES[device])
-            axis.annotate(
-                f"{total:.0f}" + ("" if fits else ", does not fit"),
-                (total, y), (6, 0), textcoords="offset points", va="center",
-            )  # fmt: skip
-        for part, (_, colour) in MEMORY.items():
-            axis.barh(0, 0, color=colour, label=part)
-        axis.axvline(capacity, color=style.TEXT, linestyle="--", label=device)
-        axis.set_yticks(range(len(layouts)), list(layouts))
-        axis.invert_yaxis()
-        axis.grid(False, axis="y")
+    capacity = memory.DEVICES[DEVICE]
+    unit = "GiB at the peak of a step, predicted"
+    needs, texts = [], []
+    for spread in layouts.values():
+        _, parts = memory.largest_stage(model, spread)
+        parts["activations"] = parts["layers"]
+        needs.append({part: parts[part] / GIB for part in MEMORY})
+        fits = memory.fits(model, spread, capacity)
+        texts.append(
+            f"{parts['total'] / GIB:.0f}{', does not fit' * (not fits)}"
+        )
+    with rows(list(layouts), unit, width=7.2, height=0.42) as (figure, axis):
         axis.margins(x=0.2)
-        axis.set_xlabel("GiB at the peak of a step, predicted")
-        figure.legend(loc="outside upper center", ncols=4)
+        write(axis, texts, stack(axis, needs, MEMORY))
+        axis.axvline(
+            capacity / GIB, color=style.TEXT, linestyle="--", label=DEVICE
+        )
     return figure
-
-
-def _stack(axis, y, parts, shown, scale, height) -> float:
-    """Draw the parts of a bar one after another; return its length."""
-    left = 0.0
-    for keys, colour in shown.values():
-        width = scale * sum(parts[key] for key in keys)
-        axis.barh(y, width, height, left=left, color=colour, linewidth=0)
-        left += width
-    return left

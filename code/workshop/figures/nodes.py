@@ -6,11 +6,13 @@ of a link. Whatever a label calls predicted was not measured.
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from workshop.estimate import communication
 from workshop.figures import style
-from workshop.figures.profile import parts, ranks_of
+from workshop.figures.bars import rows, stack, write
+from workshop.figures.estimate import STEP, parts_ms
+from workshop.figures.profile import IN_STEP, PARTS, parts
+from workshop.figures.recorded import ranks_of
 from workshop.layout import Layout
 from workshop.records.predict.layouts import (
     SEQUENCES,
@@ -24,12 +26,10 @@ from workshop.records.values import Record
 
 NETWORKS = (25, 100, 400)
 """Speeds of network cards in Gb/s."""
-
-PARTS = {
-    "compute": style.BLUE,
-    "optimizer": style.GREEN,
-    "bubble": style.PURPLE,
-    "communication": style.ORANGE,
+WAYS = {
+    "alone": "no communication",
+    "ddp": "torch's DDP",
+    "overlapped": "ours, copy engines",
 }
 
 
@@ -66,8 +66,7 @@ def over_bandwidth(alone: Record, inside: Record, between: Record) -> Figure:
                 name, (gb_s, 0), (3, 5), rotation=90, va="bottom",
                 textcoords="offset points", color=style.TEXT, fontsize=9,
             )  # fmt: skip
-        axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        style.logarithmic(axis.xaxis)
         axis.set_ylim(0, None)
         axis.set_xlabel("bandwidth (GB/s)")
         axis.set_ylabel("k tokens/s, predicted")
@@ -104,8 +103,7 @@ def accumulation(alone: Record, inside: Record, between: Record) -> Figure:
         axis.axhline(50, color=style.TEXT, linestyle=":", linewidth=1.2)
         axis.annotate("as slow as one GPU", (counts[-1], 50), (0, 4),
                       ha="right", textcoords="offset points")  # fmt: skip
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(counts, [str(m) for m in counts])
+        style.logarithmic(axis.xaxis, counts)
         axis.set_ylim(0, 104)
         axis.set_xlabel("micro-batches a step, of 16 sequences")
         axis.set_ylabel("efficiency (%), predicted")
@@ -119,55 +117,25 @@ def placements(alone: Record, inside: Record, between: Record) -> Figure:
     The arguments are those of `over_bandwidth`. A bar that is much longer
     than the others is cut.
     """
-    found = {
-        name: _in_parts(predict(alone, inside, *case))
-        for name, case in four_gpus(curve(inside), curve(between)).items()
+    cases = four_gpus(curve(inside), curve(between))
+    layouts = {
+        name: parts_ms(predict(alone, inside, *case))
+        for name, case in cases.items()
     }
-    totals = {name: sum(parts.values()) for name, parts in found.items()}
-    order = sorted(totals, key=totals.__getitem__)
-    limit = 1.25 * totals[order[-2]]
+    order = sorted(layouts, key=lambda name: sum(layouts[name].values()))
+    limit = 1.25 * sum(layouts[order[-2]].values())
     ideal = 1e3 * step_of_one_gpu(alone) * SEQUENCES / 64
-    with style.drawing(width=8.0, height=3.8) as (figure, (axis,)):
-        begin = np.zeros(len(order))
-        for part, colour in PARTS.items():
-            width = np.array([found[name][part] for name in order])
-            axis.barh(
-                range(len(order)), width, left=begin, color=colour,
-                height=0.6, label=part,
-            )  # fmt: skip
-            begin += width
-        for row, name in enumerate(order):
-            cut = totals[name] > limit
-            axis.annotate(
-                f"{totals[name]:,.0f}{' →' * cut}",
-                (min(totals[name], limit), row),
-                (5, 0),
-                va="center",
-                textcoords="offset points",
-            )
-        axis.axvline(ideal, color=style.TEXT, linestyle=":", linewidth=1.2)
-        axis.set_yticks(range(len(order)), order)
-        axis.invert_yaxis()
-        axis.grid(False, axis="y")
-        axis.set_axisbelow(True)
+    unit = "step (ms), predicted; dotted: a fourth of one GPU's"
+    with rows(order, unit, height=0.37) as (figure, axis):
         axis.set_xlim(0, limit)
-        axis.set_xlabel("step (ms), predicted; dotted: a fourth of one GPU's")
-        axis.legend(
-            loc="lower center", bbox_to_anchor=(0.4, 1), ncols=len(PARTS)
+        ends = stack(axis, [layouts[name] for name in order], STEP)
+        write(
+            axis,
+            (f"{end:,.0f}{' →' * (end > limit)}" for end in ends),
+            (min(end, limit) for end in ends),
         )
+        axis.axvline(ideal, color=style.TEXT, linestyle=":", linewidth=1.2)
     return figure
-
-
-def _in_parts(predicted: dict[str, float]) -> dict[str, float]:
-    """Return the milliseconds that a bar shows, by `PARTS`."""
-    talk = sum(predicted[axis] for axis in ("tp", "pp", "dp"))
-    found = {
-        "compute": predicted["compute"] + predicted["contention"],
-        "optimizer": predicted["optimizer"],
-        "bubble": predicted["bubble"] + predicted["imbalance"],
-        "communication": talk,
-    }
-    return {part: 1e3 * seconds for part, seconds in found.items()}
 
 
 def step_parts(run: Record) -> Figure:
@@ -176,33 +144,11 @@ def step_parts(run: Record) -> Figure:
     Args:
         run: the record of `lab1/compare-data-parallel`.
     """
-    ways = {
-        "alone": "no communication",
-        "ddp": "torch's DDP",
-        "overlapped": "ours, copy engines",
-    }
-    found = [
+    steps = [
         parts(ranks_of(run, f"artifacts/{name}/profile.json")[0])
-        for name in ways
+        for name in WAYS
     ]
-    colours = (style.BLUE, style.ORANGE, style.GREEN, style.PURPLE)
-    with style.drawing(width=8.0, height=2.4) as (figure, (axis,)):
-        begin = np.zeros(len(found))
-        for part, colour in zip(found[0], colours, strict=True):
-            width = np.array([row[part] for row in found])
-            axis.barh(
-                range(len(found)), width, left=begin, color=colour,
-                height=0.6, label=part,
-            )  # fmt: skip
-            begin += width
-        for row, end in enumerate(begin):
-            axis.annotate(f"{end:.1f}", (end, row), (5, 0), va="center",
-                          textcoords="offset points")  # fmt: skip
-        axis.set_yticks(range(len(found)), list(ways.values()))
-        axis.invert_yaxis()
-        axis.grid(False, axis="y")
-        axis.set_axisbelow(True)
-        axis.margins(x=0.1)
-        axis.set_xlabel("time in the step (ms)")
-        axis.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncols=4)
+    with rows(list(WAYS.values()), IN_STEP, height=0.37) as (figure, axis):
+        ends = stack(axis, steps, PARTS)
+        write(axis, (f"{end:.1f}" for end in ends), ends)
     return figure

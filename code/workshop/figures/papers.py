@@ -3,7 +3,6 @@
 from math import inf
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from workshop.estimate.pipeline import bubble_over_ideal
 from workshop.estimate.published import NARAYANAN_2021
@@ -12,7 +11,9 @@ from workshop.parallel.pipeline.schedule import make_schedule
 from workshop.parallel.pipeline.simulator import simulate
 
 
-def bubbles(p: int = 8, groups: tuple[int, ...] = (1, 2, 4, 8)) -> Figure:
+def bubble_over_micro_batches(
+    p: int = 8, groups: tuple[int, ...] = (1, 2, 4, 8)
+) -> Figure:
     """Draw the bubble over the micro-batches: formula and simulation.
 
     Args:
@@ -46,15 +47,15 @@ def bubbles(p: int = 8, groups: tuple[int, ...] = (1, 2, 4, 8)) -> Figure:
                 markersize=7,
                 label=f"{name}, simulated",
             )  # fmt: skip
-        _logarithmic(axis.xaxis, counts)
-        _logarithmic(axis.yaxis, [1, 2, 5, 10, 20, 50, 100])
+        style.logarithmic(axis.xaxis, counts)
+        style.logarithmic(axis.yaxis, [1, 2, 5, 10, 20, 50, 100])
         axis.set_xlabel(f"micro-batches m, {p} stages")
         axis.set_ylabel("bubble, % of the ideal time")
         axis.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
 
-def speeds() -> Figure:
+def published_speeds() -> Figure:
     """Draw table 1 of Narayanan et al. 2021: speed over model size."""
     rows = NARAYANAN_2021
     sizes = [row.billions for row in rows]
@@ -73,18 +74,9 @@ def speeds() -> Figure:
                 fontsize=9,
             )
             before = row.tflops
-        _logarithmic(axis.xaxis, [1, 3, 10, 30, 100, 300, 1000])
+        style.logarithmic(axis.xaxis, [1, 3, 10, 30, 100, 300, 1000])
         axis.set_ylim(130, 170)
         axis.set_xlim(1.1, 1500)
         axis.set_xlabel("parameters (10⁹); labels are t × p × d")
         axis.set_ylabel("TFLOP/s per A100, published")
     return figure
-
-
-def _logarithmic(axis, ticks: list[int]) -> None:
-    """Make a matplotlib axis logarithmic, with plain numbers at `ticks`."""
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_ticks(ticks)
-    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
-    axis.set_tick_params(which="minor", length=0)

@@ -23,7 +23,7 @@ from workshop.parallel.pipeline.schedule import (
     Schedule,
     chunks_of,
 )
-from workshop.parallel.pipeline.simulator import Cost, simulate
+from workshop.parallel.pipeline.simulator import simulate
 from workshop.parallel.pipeline.timeline import Timeline
 from workshop.records.values import Record
 
@@ -32,27 +32,25 @@ NAMES = {FORWARD: "forward", BACKWARD: "backward"}
 WIDTH, HEIGHT, LANE, GAP = 9.0, 0.8, 0.32, 0.9
 
 
-def schedules(
-    named: Mapping[str, Schedule], forward: Cost = 1, backward: Cost = 2
+def schedule_diagram(
+    named: Mapping[str, Schedule],
 ) -> Figure:
     """Draw schedules below each other on one time axis, as simulated.
 
+    A backward pass takes twice the time of a forward pass, and a chunk of
+    an interleaved schedule 1/v of that of a plain pipeline's stage.
+
     Args:
         named: schedules by the names to write beside them.
-        forward: the time of a forward pass through a stage of a plain
-            pipeline; a chunk of an interleaved one takes 1/v of it.
-        backward: the same for the backward pass.
     """
     timelines = {}
     for name, schedule in named.items():
         v = chunks_of(schedule)
-        timelines[name] = simulate(
-            schedule, _over(forward, v), _over(backward, v)
-        )
+        timelines[name] = simulate(schedule, 1 / v, 2 / v)
     return draw(timelines, "time (one forward pass of a stage = 1)")
 
 
-def executed(schedule: Schedule, trace: Timeline) -> Figure:
+def executed_beside_simulated(schedule: Schedule, trace: Timeline) -> Figure:
     """Draw an executed step and, below it, what the schedule promises.
 
     Args:
@@ -73,13 +71,13 @@ def executed(schedule: Schedule, trace: Timeline) -> Figure:
             "the trace holds other operations than the schedule: draw a "
             "trace beside the schedule that it was recorded with"
         )
-    found = trace.start
+    began = trace.start
     shown = Timeline(
         [
             [
                 timed._replace(
-                    start=1e3 * (timed.start - found),
-                    end=1e3 * (timed.end - found),
+                    start=1e3 * (timed.start - began),
+                    end=1e3 * (timed.end - began),
                 )
                 for timed in operations
             ]
@@ -91,7 +89,7 @@ def executed(schedule: Schedule, trace: Timeline) -> Figure:
     return draw({"executed": shown, "simulated": promised}, "time (ms)")
 
 
-def recorded(run: Record, artifact: str) -> Figure:
+def recorded_beside_simulated(run: Record, artifact: str) -> Figure:
     """Draw a recorded step beside the simulation of its schedule.
 
     Args:
@@ -110,7 +108,7 @@ def recorded(run: Record, artifact: str) -> Figure:
             "it again with one"
         ) from None
     schedule = [[timed.operation for timed in r] for r in trace.ranks]
-    return executed(schedule, trace)
+    return executed_beside_simulated(schedule, trace)
 
 
 def stage_costs(timeline: Timeline, v: int) -> dict[str, list[float]]:
@@ -221,8 +219,3 @@ def _legend(timelines: Mapping[str, Timeline]) -> list[Patch]:
             for kind in COLOURS
         ]  # fmt: skip
     return entries
-
-
-def _over(cost: Cost, v: int) -> Cost:
-    """Return a stage's cost shared by v chunks."""
-    return cost / v if isinstance(cost, int | float) else cost

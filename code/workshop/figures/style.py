@@ -7,12 +7,15 @@ both `WHITE` and `NEAR_BLACK`; words reach 4 to 1 on both, close to the most
 that one colour can.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 WHITE = "#ffffff"
 NEAR_BLACK = "#121212"
@@ -63,6 +66,29 @@ def drawing(
         yield figure, list(axes)
 
 
+def ranges(
+    entries: Iterable[dict], scale: float = 1.0
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the medians of measures, and how far their repeats reach.
+
+    The second, first below and then above the medians, is what
+    matplotlib's `errorbar` takes.
+    """
+    rows = [(e["min"], e["median"], e["max"]) for e in entries]
+    low, middle, high = scale * np.array(rows).T
+    return middle, [middle - low, high - middle]
+
+
+def logarithmic(axis: Axis, ticks: list[float] | None = None) -> None:
+    """Make an x or y axis logarithmic, with plain numbers (at `ticks`)."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    if ticks is not None:
+        axis.set_ticks(ticks)
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_tick_params(which="minor", length=0)
+
+
 def svg(figure: Figure) -> str:
     """Return the figure as SVG: its words stay text, its bytes repeat."""
     from io import StringIO
@@ -71,18 +97,3 @@ def svg(figure: Figure) -> str:
     with mpl.rc_context(_RC):
         figure.savefig(target, format="svg", metadata={"Date": None})
     return target.getvalue()
-
-
-def contrast(a: str, b: str) -> float:
-    """Return the contrast ratio of two colours, 1 to 21 (WCAG 2.2)."""
-    light, dark = sorted((_luminance(a), _luminance(b)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def _luminance(colour: str) -> float:
-    linear = [
-        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
-        for c in mpl.colors.to_rgb(colour)
-    ]
-    red, green, blue = linear
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -2,10 +2,11 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
 
 from workshop.figures import style
-from workshop.figures.charts import step_timeline
+from workshop.figures.bars import rows, spans
+from workshop.figures.profile import IN_STEP, KINDS
+from workshop.figures.recorded import ranks_of
 from workshop.records.predict.layouts import step_of_one_gpu
 from workshop.records.values import Record, values
 
@@ -14,8 +15,17 @@ BACKWARD = 2 / 3
 
 
 def one_step(run: Record) -> Figure:
-    """Draw the streams of the profiled step of a training run."""
-    return step_timeline(run, "artifacts/profile.json")
+    """Draw what each GPU stream did during the profiled step of a run."""
+    rank = ranks_of(run)[0]
+    streams = sorted({(row.device, row.stream) for row in rank.timeline})
+    names = [f"stream {stream}" for _, stream in streams]
+    with rows(names, IN_STEP, width=9.0) as (figure, axis):
+        for row in sorted(
+            rank.timeline, key=lambda row: [*KINDS].index(row.kind)
+        ):
+            y = streams.index((row.device, row.stream))
+            spans(axis, y, row.spans, KINDS[row.kind], row.kind, 0.7)
+    return figure
 
 
 def learning(run: Record) -> Figure:
@@ -91,13 +101,11 @@ def hiding(
                 markersize=7,
                 label=f"{label}, measured",
             )  # fmt: skip
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        axis.minorticks_off()
-        ticks = [step / 1.25, step, 2 * step, 4 * step, 8 * step]
-        axis.set_yticks(ticks[1:], [f"{tick:.0f}" for tick in ticks[1:]])
-        axis.set_ylim(ticks[0], None)
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        style.logarithmic(axis.xaxis)
+        style.logarithmic(axis.yaxis)
+        ticks = [step, 2 * step, 4 * step, 8 * step]
+        axis.set_yticks(ticks, [f"{tick:.0f}" for tick in ticks])
+        axis.set_ylim(step / 1.25, None)
         axis.set_xlabel("bandwidth of the all-reduce (GB/s)")
         axis.set_ylabel("step (ms)")
         axis.legend()

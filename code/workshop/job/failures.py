@@ -23,7 +23,7 @@ from torch.distributed.elastic.multiprocessing.errors import (
     get_error_handler,
 )
 
-from workshop.errors import UserError
+from workshop.errors import UserError, full_disk
 from workshop.job.launch import AgreedError, Job, launched, leave_sentence
 
 GIB = 2**30
@@ -50,6 +50,8 @@ def joined() -> Iterator[Job]:
         except UserError as error:
             refuse(str(error))
         except Exception as error:  # noqa: BLE001 whatever it is ends the job
+            if isinstance(error, OSError) and (full := full_disk(error)):
+                refuse(full)
             end(error)
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import (
@@ -19,12 +20,14 @@ from contextlib import (
     suppress,
 )
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from workshop import private
 from workshop.errors import UserError, fail
 from workshop.job import one_world
 
@@ -62,17 +65,17 @@ def together(action: Callable[[], T]) -> T:
     Returns this rank's result.  Raises `AgreedError` with the message of
     the lowest rank whose `action` raised `UserError`.
     """
-    result, message = None, None
+    returned, message = None, None
     try:
-        result = action()
+        returned = action()
     except UserError as error:
         message = str(error)
     messages: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(messages, message)
-    for found in messages:
-        if found is not None:
-            raise AgreedError(found)
-    return result
+    for failure in messages:
+        if failure is not None:
+            raise AgreedError(failure)
+    return returned
 
 
 def local_device() -> torch.device:
@@ -124,6 +127,7 @@ def launched() -> Iterator[Job]:
         )
     try:
         device = together(local_device)
+        together(keep_compiled_code_private)
         if cuda:
             torch.cuda.set_device(device)
         with fastest_attention() if cuda else nullcontext():
@@ -182,6 +186,21 @@ def end_with_launcher() -> None:
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         libc = ctypes.CDLL(None)
         libc.prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def keep_compiled_code_private() -> None:
+    """Have torch.compile keep its programs where nobody else can lay some.
+
+    Its own choice, `torchinductor_USER` under the temporary folder, can be
+    guessed, and it runs what it finds there.
+
+    Raises `UserError` when another user was there first.
+    """
+    name = f"workshop-compiled-{os.getuid()}"
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        remedy = "let TORCHINDUCTOR_CACHE_DIR name a folder of yours"
+        folder = private.make(Path(tempfile.gettempdir(), name), remedy)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def fastest_attention() -> AbstractContextManager[None]:

@@ -9,6 +9,8 @@ killed leaves every finished step behind.
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -37,29 +39,26 @@ class MetricsWriter:
 
     Only rank 0 of a job should be given a path.  An existing file is
     replaced.  With `resumed_at=n` it is continued: what an interrupted run
-    wrote after step n, from where it will be repeated, is dropped.
+    wrote after step n, from where it will be repeated, is cut off.
 
-    Raises `UserError` when the file cannot be opened.
+    Raises `UserError` when the file cannot be opened or written, on a full
+    disk say.
     """
 
     def __init__(
         self, path: str | os.PathLike | None, resumed_at: int = 0
     ) -> None:
-        self._file = None
+        self._file, self._path = None, path
         self._has_meta = False
         if path is None:
             return
-        kept = _events_until(Path(path), resumed_at) if resumed_at else []
-        try:
+        with self._writable():
+            kept = _bytes_until(Path(path), resumed_at) if resumed_at else 0
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115
-        except OSError as error:
-            raise UserError(
-                f"the metrics file {path} cannot be written "
-                f"({error.strerror}): name another one with --metrics"
-            ) from None
-        for event in kept:
-            self._write(event)
+            if kept:
+                os.truncate(path, kept)
+            mode = "a" if kept else "w"
+            self._file = open(path, mode, encoding="utf-8")  # noqa: SIM115
         self._has_meta = bool(kept)
 
     def meta(self, **fields: object) -> None:
@@ -91,8 +90,9 @@ class MetricsWriter:
     def close(self) -> None:
         """Close the file; later events are lost."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with self._writable():
+                file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -104,8 +104,19 @@ class MetricsWriter:
         if self._file is None:
             return
         line = json.dumps({k: _jsonable(v) for k, v in event.items()})
-        self._file.write(line + "\n")
-        self._file.flush()
+        with self._writable():
+            self._file.write(line + "\n")
+            self._file.flush()
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"the metrics file {self._path} cannot be written "
+                f"({error.strerror}): name another one with --metrics"
+            ) from None
 
 
 def format_step(fields: dict) -> str:
@@ -136,20 +147,21 @@ _FIELDS = (
 )
 
 
-def _events_until(path: Path, step: int) -> list[dict]:
-    """Return the events of a file up to a step, [] if it has no meta."""
-    events = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+def _bytes_until(path: Path, step: int) -> int:
+    """Return the length of a file's events up to a step, 0 without meta."""
+    length = 0
+    for line in path.read_bytes().splitlines(True) if path.is_file() else []:
         try:
             event = json.loads(line)
-        except ValueError:  # the line that was being written at the end
-            continue
-        at = event.get("step", event.get("labels", {}).get("step", 0))
-        if at <= step:
-            events.append(event)
-    if not events or events[0].get("event") != "meta":
-        return []
-    return events
+            at = event.get("step", event.get("labels", {}).get("step", 0))
+            goes_on = line.endswith(b"\n") and at <= step
+            meta = event.get("event") == "meta"
+        except (ValueError, AttributeError, TypeError, RecursionError):
+            break  # what was being written at the end, or not by us
+        if not goes_on or not (length or meta):
+            break
+        length += len(line)
+    return length
 
 
 def _shown(value: float, form: str, scale: int) -> str:

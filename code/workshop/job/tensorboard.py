@@ -4,6 +4,8 @@ Run `tensorboard --logdir DIR` to look at them while a run trains.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from workshop.errors import UserError
@@ -47,24 +49,20 @@ class ScalarWriter(MetricsWriter):
                 "tensorboard`, or leave out --tensorboard"
             ) from None
         super().__init__(path, resumed_at)
-        try:
+        self._folder = folder
+        with self._room():
             Path(folder).mkdir(parents=True, exist_ok=True)
             self._events = SummaryWriter(
                 str(folder),
                 purge_step=resumed_at + 1 if resumed_at else None,
             )
-        except OSError as error:
-            raise UserError(
-                f"TensorBoard's event files cannot be written to {folder} "
-                f"({error.strerror}): name another folder with --tensorboard"
-            ) from None
 
     def step(self, **fields: object) -> None:
         """Write a step, and what `SHOWN` names of it as scalars."""
         super().step(**fields)
         for name, tag in SHOWN.items():
             if fields.get(name) is not None:
-                self._events.add_scalar(tag, fields[name], fields["step"])
+                self._scalar(tag, fields[name], fields["step"])
 
     def measure(
         self, name: str, value: float, unit: str, **labels: object
@@ -73,9 +71,25 @@ class ScalarWriter(MetricsWriter):
         super().measure(name, value, unit, **labels)
         if "step" in labels:
             tag = MEASURES.get(name, name)
-            self._events.add_scalar(tag, value, labels["step"])
+            self._scalar(tag, value, labels["step"])
 
     def close(self) -> None:
         """Close all files; later events are lost."""
         super().close()
-        self._events.close()
+        with self._room():
+            self._events.close()
+
+    def _scalar(self, tag: str, value: float, step: int) -> None:
+        with self._room():
+            self._events.add_scalar(tag, value, step)
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                "TensorBoard's event files cannot be written to "
+                f"{self._folder} ({error.strerror}): name another folder "
+                "with --tensorboard"
+            ) from None

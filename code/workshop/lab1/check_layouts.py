@@ -219,8 +219,8 @@ def report(job: Job, writer: MetricsWriter, name: str, mine: Result) -> None:
     """Write a layout's measures; of errors and bytes the largest rank's."""
     ranks: list = [None] * job.world_size
     dist.all_gather_object(ranks, mine)
-    sent = max(result.sent for result in ranks)
-    error = max(result.error for result in ranks)
+    sent = max(r.sent for r in ranks)
+    error = max(r.error for r in ranks)
     measure = writer.measure
     measure("loss", mine.loss, "nats/token", layout=name)
     measure("grad_norm", mine.norm, "", layout=name)

@@ -166,12 +166,12 @@ def describe(place: Place) -> dict:
 
 def measure_device(place: Place, sizes: Sizes) -> dict:
     """Return this rank's own rates; all ranks do it at the same time."""
-    found = {
+    rates = {
         "copy": copy_bandwidth(place.device, sizes.copy_bytes),
         "matmul": matmul_rate(place.device, sizes.matrix, sizes.dtype),
     }
     release(place)
-    return found
+    return rates
 
 
 def measure_copies(place: Place, size: int) -> dict[int, list[Copy]]:

@@ -29,6 +29,8 @@ REFUSED = 2
 """The exit code of a training that says in one sentence why it ends."""
 SMALL_LIMIT = 4 * GIB
 """Bytes that a training without a GPU may allocate."""
+SIZES = {False: [16, 64, 96], True: [16, 256, 8192]}
+"""Micro-batches of the model on a GPU, and of the tiny one without."""
 
 
 def parse() -> argparse.Namespace:
@@ -40,15 +42,15 @@ def parse() -> argparse.Namespace:
         "--micro-batches",
         type=int,
         nargs="+",
-        default=[16, 64, 96],
-        help="sequences at once, the last of them too many",
+        help="sequences at once, the last of them too many; default 16, 64 "
+        "and 96, of the tiny model 16, 256 and 8192",
     )
     add("--steps", type=int, default=3, help="updates of each")
     add("--small", action="store_true", help="tiny model, 4 GiB to allocate")
     args = parser.parse_args()
     if args.small or not torch.cuda.is_available():
         args.small, args.model = True, "tiny"
-        args.micro_batches = [16, 256, 8192]
+    args.micro_batches = args.micro_batches or SIZES[args.small]
     return args
 
 
@@ -153,11 +155,11 @@ def main() -> None:
             corpus_sha256=None,
             tokenizer_sha256=None,
         )
-        found = [measure(args, n, writer) for n in args.micro_batches]
-    if not all(found[:-1]) or found[-1]:
+        fits = [measure(args, n, writer) for n in args.micro_batches]
+    if not all(fits[:-1]) or fits[-1]:
         wrong = [
             size
-            for size, fit in zip(args.micro_batches, found, strict=True)
+            for size, fit in zip(args.micro_batches, fits, strict=True)
             if fit == (size == args.micro_batches[-1])
         ]
         raise UserError(

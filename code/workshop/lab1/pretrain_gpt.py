@@ -40,7 +40,7 @@ from workshop.lab1.pretrain_options import (
 )
 from workshop.models.gpt import CONFIGS, seeded, size_of
 from workshop.parallel.random_streams import seed_streams
-from workshop.training import fit
+from workshop.training import checkpoint, fit
 from workshop.training.checkpoints import Checkpoints
 from workshop.training.layout_trainer import LayoutTrainer
 from workshop.training.loop import Options, Profiler, train
@@ -57,6 +57,8 @@ def main() -> None:
 def run(job: Job, args: Namespace) -> None:
     """Prepare the text, and train where out of memory is one sentence."""
     layout = together(lambda: layout_of(args, job.world_size))
+    if args.checkpoint and not args.resume:
+        together(lambda: checkpoint.refuse_used(args.checkpoint))
     warning = fit.warning(layout)
     if warning and job.first:
         print(warning, file=sys.stderr, flush=True)

@@ -98,8 +98,8 @@ class Ranks:
             self._client[engine].apply_async(function, rank, *args)
             for rank, engine in enumerate(self.view.targets)
         ]
-        for result in running:
-            result.get(START_TIMEOUT)
+        for call in running:
+            call.get(START_TIMEOUT)
 
     def _watch(self) -> None:
         """Have all processes ended when the kernel ends, in whatever way."""

@@ -7,8 +7,7 @@ import os
 
 from workshop import paths
 from workshop.errors import UserError
-from workshop.records import experiments as describe
-from workshop.records import job, record, schema, submit
+from workshop.records import experiments, job, record, schema, submit
 from workshop.records.experiments import Experiment
 from workshop.records.files import digest, tree_digests
 from workshop.records.load import Run, load
@@ -35,7 +34,7 @@ def recorded(name: str, lines: int = LINES) -> Run:
         raise UserError(
             f"WORKSHOP_RUN is {way!r}: it is one of {', '.join(WAYS)}."
         )
-    experiment = describe.select([name], describe.read())[0]
+    experiment = experiments.select([name], experiments.read())[0]
     if way == "replay":
         run = load(name)
         _replay(run, lines)
@@ -98,8 +97,8 @@ def run_lines(log: str) -> list[str]:
 
 def _local(experiment: Experiment) -> Run:
     out = paths.root() / ".runs-local" / "here"
-    folder, found = job.run(experiment, True, out)
-    return _checked(Run(experiment.name, found, folder))
+    folder, body = job.run(experiment, True, out)
+    return _checked(Run(experiment.name, body, folder))
 
 
 def _slurm(

@@ -4,6 +4,9 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
 
 from workshop.errors import UserError
 from workshop.paths import root
@@ -12,6 +15,15 @@ from workshop.slurm import profile
 
 RECORD = "lab1/slurm-session"
 END_TIMEOUT_S = 10
+
+# The pipe to its stdin closes however the kernel ends, kill -9 included.
+WATCHER = """
+read -r group || exit
+read -r over && exit
+kill -s TERM -- "-$group"
+sleep "$1"
+kill -s KILL -- "-$group"
+"""
 
 
 def sh(command: str, check: bool = True, timeout: float = 120) -> None:
@@ -50,27 +62,51 @@ def capture(command: str, timeout: float) -> tuple[str, int]:
         UserError: no Slurm here, or not over after `timeout` seconds.
     """
     variables = cluster.environment() | _site_variables()
-    process = subprocess.Popen(
-        ["bash", "-c", command],
-        env=variables,
-        cwd=root(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+    with _watcher() as watcher:
+        process = subprocess.Popen(
+            ["bash", "-c", command],
+            env=variables,
+            cwd=root(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        watcher.write(f"{process.pid}\n")
+        watcher.flush()
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise UserError(
+                f"`{command}` was not over after {timeout:g} s: is the "
+                "cluster busy? `squeue` tells; or pass a longer timeout"
+            ) from None
+        finally:
+            if process.poll() is None:
+                _end(process)
+    return output, process.returncode
+
+
+@contextmanager
+def _watcher() -> Iterator[TextIO]:
+    """Have a process group ended if the kernel ends in the block.
+
+    It yields where to write the group's number.  Nobody reads its output
+    without a kernel, and what waits for a job of a cluster that is gone
+    would wait for ever.
+    """
+    watcher = subprocess.Popen(
+        ["sh", "-c", WATCHER, "sh", str(END_TIMEOUT_S)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        raise UserError(
-            f"`{command}` was not over after {timeout:g} s: is the cluster "
-            "busy? `squeue` tells; or pass a longer timeout"
-        ) from None
+        yield watcher.stdin
     finally:
-        if process.poll() is None:
-            _end(process)
-    return output, process.returncode
+        watcher.communicate("over\n")
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -35,20 +35,20 @@ def cpu_activities(events: list[dict]) -> list[Activity]:
     """
     operations = _by_thread(e for e in events if e.get("cat") == "cpu_op")
     messages = _by_thread(e for e in events if _talks(e))
-    found = []
+    activities = []
     for lane, each in enumerate(operations.values()):
         hand_over = _hand_overs(each)
         work = union(_span(e) for e in each if id(e) not in hand_over)
-        found += [
+        activities += [
             Activity("operations", "", "compute", (0, lane), *span)
             for span in work
         ]
     for lane, each in enumerate(messages.values(), len(operations)):
-        found += [
+        activities += [
             Activity(e["name"], "", "communication", (0, lane), *_span(e))
             for e in each
         ]
-    return sorted(found, key=lambda a: (a.begin, a.end))
+    return sorted(activities, key=lambda a: (a.begin, a.end))
 
 
 def _talks(event: dict) -> bool:
@@ -72,15 +72,15 @@ def _by_thread(events: Iterable[dict]) -> dict[tuple, list[dict]]:
 
 def _hand_overs(operations: list[dict]) -> set[int]:
     """Return the ids of those of a thread that hand a message over."""
-    found: set[int] = set()
+    handing: set[int] = set()
     open_: list[dict] = []
     for event in operations:
         while open_ and _span(open_[-1])[1] <= event["ts"]:
             open_.pop()
         open_.append(event)
         if event["name"].startswith(ENQUEUE):
-            found.update(id(outer) for outer in open_)
-    return found
+            handing.update(id(outer) for outer in open_)
+    return handing
 
 
 def cpu_shares(events: list[dict], window: Interval) -> list[Share]:

@@ -97,7 +97,7 @@ def activities(events: list[dict]) -> list[Activity]:
     gpu = [e for e in events if e.get("ph") == "X" and e.get("cat") in GPU]
     compute = compute_streams(gpu)
     carriers = {stream_of(e) for e in gpu if _moves(e)} - compute
-    found = [
+    activities = [
         Activity(
             event["name"],
             str(event.get("args", {}).get("grid", "")),
@@ -108,7 +108,7 @@ def activities(events: list[dict]) -> list[Activity]:
         )
         for event in gpu
     ]
-    return sorted(found, key=lambda a: a.begin)
+    return sorted(activities, key=lambda a: a.begin)
 
 
 def compute_streams(events: list[dict]) -> set[Stream]:

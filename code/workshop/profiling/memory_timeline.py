@@ -51,13 +51,13 @@ def memory_timeline(
 
 def _changes(events: list[dict], device: int) -> list[tuple[float, int]]:
     """Return (host time in µs, bytes allocated) after each change."""
-    found: dict[int, list[tuple[float, int]]] = {}
+    by_device: dict[int, list[tuple[float, int]]] = {}
     for event in events:
         args = event.get("args", {})
         if event.get("name") == "[memory]" and args["Device Type"] == device:
-            each = found.setdefault(args["Device Id"], [])
+            each = by_device.setdefault(args["Device Id"], [])
             each.append((event["ts"], args["Total Allocated"]))
-    most = max(found.values(), key=len, default=[])
+    most = max(by_device.values(), key=len, default=[])
     return sorted(most, key=lambda change: change[0])
 
 

@@ -1,5 +1,6 @@
 """A few steps under torch's profiler, small enough to keep with a record."""
 
+import errno
 import gzip
 import os
 import socket
@@ -159,6 +160,9 @@ def _exported(profiler: profile) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as scratch:
             whole = Path(scratch) / "trace.json"
             profiler.export_chrome_trace(str(whole))
+            # torch only logs that it could not write.
+            if not whole.is_file():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             yield whole
     except OSError as error:
         raise UserError(

@@ -69,7 +69,7 @@ def ranges(events: list[dict], streams: set[Stream]) -> list[Range]:
     ]
     if launched:
         named = _on_device(named, events, launched, streams)
-    return sorted(named, key=lambda found: (found.begin, found.end))
+    return sorted(named, key=lambda span: (span.begin, span.end))
 
 
 def _is_named(name: str) -> bool:
@@ -92,21 +92,21 @@ def _on_device(
     )
     at = [launch for launch, _, _ in kernels]
     moved = []
-    for found in named:
+    for span in named:
         inside = kernels[
-            bisect_left(at, found.begin) : bisect_right(at, found.end)
+            bisect_left(at, span.begin) : bisect_right(at, span.end)
         ]
         if inside:
             begin = min(ts for _, ts, _ in inside)
             end = max(ts + dur for _, ts, dur in inside)
-            moved.append(Range(found.name, begin, end))
+            moved.append(Range(span.name, begin, end))
     return moved
 
 
-def inside(found: list[Range], window: Interval) -> list[Range]:
+def inside(ranges: list[Range], window: Interval) -> list[Range]:
     """Return the ranges that begin in a window, cut at its end."""
     return [
         Range(r.name, r.begin, min(r.end, window[1]))
-        for r in found
+        for r in ranges
         if window[0] <= r.begin < window[1]
     ]

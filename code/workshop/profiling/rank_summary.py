@@ -114,11 +114,11 @@ def summarise_rank(path: str | Path, first: int = 0) -> RankSummary:
         "timeline": timeline(done, window, gap),
         "ranges": [
             [
-                found.name,
-                round((found.begin - window[0]) / 1e3, 4),
-                round((found.end - found.begin) / 1e3, 4),
+                span.name,
+                round((span.begin - window[0]) / 1e3, 4),
+                round((span.end - span.begin) / 1e3, 4),
             ]
-            for found in named
+            for span in named
         ],
         "memory": memory,
         "shortest_kept_us": shortest,
@@ -140,9 +140,9 @@ def gpu_shares(
     launched by the optimizer's step is the optimizer's.
     """
     optimizer = [
-        (found.begin, found.end)
-        for found in named
-        if found.name.startswith(OPTIMIZER_STEP)
+        (span.begin, span.end)
+        for span in named
+        if span.name.startswith(OPTIMIZER_STEP)
     ]
     shares = []
     for a in gpu:

@@ -49,18 +49,18 @@ def table(ranks: list[dict]) -> str:
         f"{_cut(row['name'])}"
         for row in first["kernels"]
     ]
-    found = bubble(ranks)
-    if found:
-        lines += ["", _idle(found)]
+    pipeline = bubble(ranks)
+    if pipeline:
+        lines += ["", _idle(pipeline)]
     return "\n".join(lines)
 
 
-def _idle(found: dict) -> str:
+def _idle(pipeline: dict) -> str:
     return (
-        f"pipeline: {found['span_ms']:.1f} ms from the first forward to the "
-        f"last backward,\nof which a rank idles {found['bubble']:.1%} on "
-        f"average: {found['schedule']:.1%} the schedule, "
-        f"{found['imbalance']:.1%} unequal stages"
+        f"pipeline: {pipeline['span_ms']:.1f} ms from the first forward to "
+        f"the last backward,\nof which a rank idles {pipeline['bubble']:.1%} "
+        f"on average: {pipeline['schedule']:.1%} the schedule, "
+        f"{pipeline['imbalance']:.1%} unequal stages"
     )
 
 
@@ -132,9 +132,9 @@ def write(
     Raises:
         UserError: the folder takes no files.
     """
-    text, found = table(ranks), bubble(ranks)
+    text, pipeline = table(ranks), bubble(ranks)
     each = ",\n".join(json.dumps(r, ensure_ascii=False) for r in ranks)
-    whole = f'{{"pipeline": {json.dumps(found)},\n"ranks": [\n{each}]}}'
+    whole = f'{{"pipeline": {json.dumps(pipeline)},\n"ranks": [\n{each}]}}'
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -149,9 +149,9 @@ def write(
         ) from None
     for place, rank in enumerate(ranks):
         _measure(rank, writer, place)
-    for name in ("bubble", "schedule", "imbalance") if found else ():
+    for name in ("bubble", "schedule", "imbalance") if pipeline else ():
         full = {"schedule": "schedule_bubble"}.get(name, name)
-        writer.measure(f"{full}_fraction", found[name], "")
+        writer.measure(f"{full}_fraction", pipeline[name], "")
     return text
 
 

@@ -2,10 +2,9 @@
 
 import gzip
 import json
-from pathlib import Path
 
 from workshop.errors import UserError
-from workshop.profiling.events import GPU, STEP, on_gpu, read, windows
+from workshop.profiling.events import GPU, STEP, on_gpu
 from workshop.profiling.intervals import Interval
 from workshop.profiling.ranges import Range
 
@@ -16,31 +15,6 @@ HOST = {"cpu_op", "user_annotation"}
 SHORTEST_US = (0.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
-def shrink(path: str | Path, out: str | Path) -> Path:
-    """Write the step in the middle of the trace `path` to `out`, gzipped.
-
-    The result is a trace of its own: viewers show it, and
-    `summarise_trace` gives that step's numbers.  Times start at 0.
-
-    Raises:
-        UserError: no GPU in the trace, or even one step passes 300 kB.
-    """
-    events = read(path)["traceEvents"]
-    spans = windows(events)
-    name, window = spans[len(spans) // 2]
-    marks, work = _one_step(events, name, window, GPU)
-    packed = _packed(marks + work)
-    if len(packed) > LIMIT_BYTES:
-        raise UserError(
-            f"one step of {path} takes {len(packed)} bytes, over the limit "
-            f"of {LIMIT_BYTES} for a record: profile a shorter step"
-        )
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(packed)
-    return out
-
-
 def pack(
     events: list[dict],
     name: str,
@@ -49,6 +23,9 @@ def pack(
     memory: dict | None,
 ) -> tuple[bytes, float]:
     """Return one step as a gzipped trace of at most 300 kB.
+
+    It is a trace of its own, whose times start at 0: viewers show it, and
+    its numbers are that step's.
 
     Args:
         name: the step's, as `windows` gives it with its `window`.

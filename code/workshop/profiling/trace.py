@@ -22,11 +22,9 @@ from workshop.profiling.intervals import (
     length,
     union,
 )
-from workshop.profiling.shrink import shrink
+from workshop.profiling.shrink import pack
 
 TIMELINE_GAP_US = 20.0
-
-__all__ = ["record", "shrink", "summarise_trace"]
 
 
 def measure_window(gpu: list[Activity], window: Interval) -> dict:
@@ -174,23 +172,28 @@ def timeline(
 
 def record(
     path: str | Path,
-    artifacts: str | Path | None,
+    artifacts: str | Path,
     writer: MetricsWriter,
     **labels: object,
 ) -> dict:
     """Summarise a trace, keep its artifacts, write its measures.
 
     `artifacts` gets `profile.json` (the summary) and `trace.json.gz` (one
-    step); None writes neither.  Measures are the times of
-    `measure_window`, and `kernel_slowdown`, with `labels`.
+    step).  Measures are the times of `measure_window`, and
+    `kernel_slowdown`, with `labels`.
+
+    Raises:
+        UserError: no GPU in the trace, or even one step passes 300 kB.
     """
     summary = summarise_trace(path)
-    if artifacts is not None:
-        folder = Path(artifacts)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(summary, indent=1, ensure_ascii=False)
-        (folder / "profile.json").write_text(text + "\n", encoding="utf-8")
-        shrink(path, folder / "trace.json.gz")
+    events = read(path)["traceEvents"]
+    spans = windows(events)
+    step, _ = pack(events, *spans[len(spans) // 2], [], None)
+    folder = Path(artifacts)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(summary, indent=1, ensure_ascii=False)
+    (folder / "profile.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "trace.json.gz").write_bytes(step)
     values = {**summary, "kernel_slowdown": summary["slowdown"]["ratio"]}
     for name, value in values.items():
         if isinstance(value, float):

@@ -67,27 +67,27 @@ def examine(
     if not is_file(folder / "record.json"):
         return _without_record(name, experiment, folder)
     try:
-        found = schema.read(folder / "record.json")
+        body = schema.read(folder / "record.json")
     except UserError as error:
         return Finding(name, "altered", str(error))
-    date = found["ended"][:10]
+    date = body["ended"][:10]
     try:
-        problem = alteration(name, found, folder)
+        problem = alteration(name, body, folder)
     except (OSError, UserError) as error:
         return Finding(name, "altered", f"{name}: {error}", date)
     if not problem and folder.is_relative_to(root / "book" / "runs"):
-        problem = _unfit(found)
+        problem = _unfit(body)
     if problem:
         return Finding(name, "altered", f"{name} {problem}.", date)
-    if found["status"] != schema.COMPLETED:
-        why = f"{name} {found['status']}: {found['reason']}."
+    if body["status"] != schema.COMPLETED:
+        why = f"{name} {body['status']}: {body['reason']}."
         return Finding(name, "failed", why, date)
     note = _other_attempt(folder)
     if experiment is None:
         why = f"{name} is no longer described in slurm/experiments."
         gone = (fingerprint.DEFINITION,)
         return Finding(name, "stale", why, date, gone, note)
-    then = found["sources"]["files"]
+    then = body["sources"]["files"]
     now = fingerprint.rehashed(then, experiment, root)
     changed = tuple(fingerprint.changed(then, now))
     if changed:
@@ -106,27 +106,27 @@ def _named(sources: tuple[str, ...]) -> str:
     return f"{names} and {more} more" if more > 0 else names
 
 
-def alteration(name: str, found: dict, folder: Path) -> str:
+def alteration(name: str, body: dict, folder: Path) -> str:
     """Return how a record differs from what its job wrote, or nothing."""
-    if found["name"] != name:
-        return f"holds the record of {found['name']}"
+    if body["name"] != name:
+        return f"holds the record of {body['name']}"
     return (
-        _files_differ(found, folder)
-        or _log_differs(found, folder)
-        or _values_differ(found, folder)
+        _files_differ(body, folder)
+        or _log_differs(body, folder)
+        or _values_differ(body, folder)
     )
 
 
-def _unfit(found: dict) -> str:
-    if found["slurm"] is None:
+def _unfit(body: dict) -> str:
+    if body["slurm"] is None:
         return "ran outside Slurm and has no place in book/runs"
-    if found["size"] != "full":
+    if body["size"] != "full":
         return "has the small size and no place in book/runs"
     return ""
 
 
-def _files_differ(found: dict, folder: Path) -> str:
-    for file, expected in found["files"].items():
+def _files_differ(body: dict, folder: Path) -> str:
+    for file, expected in body["files"].items():
         if not is_file(folder / file):
             return f"lacks its file {file[:60]}"
         if sha256(folder / file) != expected:
@@ -135,15 +135,15 @@ def _files_differ(found: dict, folder: Path) -> str:
         file = path.relative_to(folder).as_posix()
         if path.is_dir() and not path.is_symlink():
             continue
-        if file not in {*found["files"], "record.json"}:
+        if file not in {*body["files"], "record.json"}:
             return f"holds {file}, which its job did not write"
-    return "" if "log.txt" in found["files"] else "lists no log.txt"
+    return "" if "log.txt" in body["files"] else "lists no log.txt"
 
 
-def _log_differs(found: dict, folder: Path) -> str:
+def _log_differs(body: dict, folder: Path) -> str:
     log = read_text(folder / "log.txt")
     said = dict(_HASH.findall(log))
-    if said.pop("record", None) != record.body_digest(found):
+    if said.pop("record", None) != record.body_digest(body):
         return "has fields that differ from those its job hashed in the log"
     metrics = record.metrics_files(folder)
     if said != {path.name: sha256(path) for path in metrics}:
@@ -151,13 +151,13 @@ def _log_differs(found: dict, folder: Path) -> str:
     return ""
 
 
-def _values_differ(found: dict, folder: Path) -> str:
+def _values_differ(body: dict, folder: Path) -> str:
     metrics = record.metrics_files(folder)
-    derived = record.derived(found["status"], metrics, found["schema"])
+    derived = record.derived(body["status"], metrics, body["schema"])
     for key, value in derived.items():
-        if found[key] != value:
+        if body[key] != value:
             return f"has a {key} that does not follow from its metrics"
-    sources = found["sources"]
+    sources = body["sources"]
     if digest(sources["files"]) != sources["fingerprint"]:
         return "has a fingerprint that is not that of its sources"
     return ""

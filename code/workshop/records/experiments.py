@@ -4,7 +4,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -21,7 +21,8 @@ from workshop import paths
 from workshop.errors import UserError
 from workshop.records.files import seconds, short
 
-_NAME = re.compile(r"[a-z0-9]+(/[a-z0-9][a-z0-9.-]*)+")
+# `NAME.failed` is the folder of an attempt beside a record.
+NAME = re.compile(r"[a-z0-9]+(/[a-z0-9][a-z0-9.-]*)+(?<!\.failed)")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 _LONGEST_WORD = 200  # difflib takes its time, and nobody types more
@@ -161,10 +162,6 @@ class Experiment(BaseModel):
         keys = ("module", "launch", "args", "nodes", "gpus_per_node")
         return {key: getattr(self, key) for key in keys}
 
-    def as_dict(self) -> dict:
-        """Return the description as JSON types, for the record."""
-        return self.model_dump(mode="json")
-
 
 def read(folder: Path | None = None) -> dict[str, Experiment]:
     """Return the experiments of a folder by name, in the files' order.
@@ -191,6 +188,13 @@ def read(folder: Path | None = None) -> dict[str, Experiment]:
                     f"described twice: give each experiment its own name."
                 )
             experiments[experiment.name] = experiment
+    for name in experiments:
+        for outer in PurePosixPath(name).parents:
+            if str(outer) in experiments:
+                raise UserError(
+                    f"experiment {name} would have its record inside that "
+                    f"of {outer}: rename one of them."
+                )
     return experiments
 
 
@@ -261,7 +265,7 @@ def _entries(file: Path, shown: str) -> list:
 
 def _experiment(entry: object, file: str) -> Experiment:
     name = entry.get("name", "") if isinstance(entry, dict) else entry
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UserError(
             f"{file} has an experiment called {short(name)}: a name is "
             "lab/run in lower-case letters, digits, dots and dashes."

@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from statistics import median
 
 from workshop.errors import UserError
-from workshop.records import load as loading
 from workshop.records.experiments import near
 from workshop.records.files import short
+from workshop.records.load import Run, load
 from workshop.records.predict.expected import predicted
 
 Number = int | float | bool
-Loader = Callable[[str], loading.Run]
+Loader = Callable[[str], Run]
 
 _BINARY = {
     ast.Add: operator.add,
@@ -88,7 +88,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class _Meta:
-    run: loading.Run
+    run: Run
 
     def part(self, name: str) -> Number:
         meta = self.run.meta
@@ -100,7 +100,7 @@ class _Meta:
         return meta[name]
 
 
-def evaluate(text: str, loader: Loader = loading.load) -> Number | str:
+def evaluate(text: str, loader: Loader = load) -> Number | str:
     """Return the value of an expression: finite, or a record's text.
 
     Raises `UserError` with one sentence when the expression is not one,
@@ -115,7 +115,7 @@ def evaluate(text: str, loader: Loader = loading.load) -> Number | str:
         raise UserError(f"{short(text)} has no value: {error}.") from None
 
 
-def unit(text: str, loader: Loader = loading.load) -> str:
+def unit(text: str, loader: Loader = load) -> str:
     """Return the unit when an expression is one metric, else nothing."""
     node = _parse(text)
     if isinstance(node, ast.Attribute) and node.attr in _PARTS[:-1]:
@@ -192,18 +192,18 @@ def _evaluate(node: ast.expr, loader: Loader, text: str):
             owner = _evaluate(inner, loader, text)
             if isinstance(owner, Metric | _Meta):
                 return owner.part(attribute)
-            if isinstance(owner, loading.Run):
+            if isinstance(owner, Run):
                 if attribute == "meta":
                     return _Meta(owner)
                 return metric(owner, attribute)
         case ast.Subscript(value=inner, slice=ast.Constant(value=str(key))):
             owner = _evaluate(inner, loader, text)
-            if isinstance(owner, loading.Run):
+            if isinstance(owner, Run):
                 return metric(owner, key)
     raise _refused(node, text)
 
 
-def metric(run: loading.Run, key: str) -> Metric:
+def metric(run: Run, key: str) -> Metric:
     """Return one metric of a run, or name those that are like it."""
     if key not in run.summary:
         raise UserError(
@@ -216,7 +216,7 @@ def metric(run: loading.Run, key: str) -> Metric:
 def _number(value: object) -> Number | str:
     if isinstance(value, Metric):
         return _finite(value.part("median"))
-    if isinstance(value, loading.Run | _Meta):
+    if isinstance(value, Run | _Meta):
         raise UserError(
             'run("...") is a whole run: name one of its metrics, '
             'such as run("...").tokens_per_s.'

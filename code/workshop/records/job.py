@@ -22,9 +22,15 @@ from pathlib import Path
 from workshop import loaded, paths
 from workshop.doctor import host_gpus
 from workshop.errors import UserError, one_sentence
-from workshop.records import execute, files, fingerprint, launch, node
-from workshop.records import experiments as describe
-from workshop.records import record as records
+from workshop.records import (
+    execute,
+    experiments,
+    files,
+    fingerprint,
+    launch,
+    node,
+    record,
+)
 from workshop.records.experiments import Experiment, Size
 from workshop.records.files import digest, sha256, short
 from workshop.records.log import Log
@@ -59,7 +65,7 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
     argv = launch.command(experiment, size, allocation)
     started, limit = time.monotonic(), time_limit(experiment)
     clock = _now()
-    folder = records.staging(out, _key(experiment))
+    folder = record.staging(out, _key(experiment))
     log = Log(folder / "log.txt", root)
     slurm = slurm_facts(size)
     log(f"run {experiment.name}, {'small' if small else 'full'} size")
@@ -79,7 +85,7 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
                 cause = f", {log.cause}" if log.cause else ""
                 reason = f"repeat {repeat} ended with exit code {code}{cause}"
                 break
-        summarise(records.metrics_files(folder), VERSION)
+        summarise(record.metrics_files(folder), VERSION)
         now = files.tree_digests(root, TREES)
         if edited := fingerprint.changed(before, now):
             raise UserError(f"its sources changed while it ran ({edited[0]})")
@@ -106,7 +112,7 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
             "name": experiment.name,
             "status": status,
             "reason": reason,
-            "experiment": experiment.as_dict(),
+            "experiment": experiment.model_dump(mode="json"),
             "size": "small" if small else "full",
             "command": shlex.join(argv),
             "script": {"path": SCRIPT, "sha256": _script_hash(root)},
@@ -118,8 +124,8 @@ def run(experiment: Experiment, small: bool, out: Path) -> tuple[Path, dict]:
             "sources": {"fingerprint": digest(sources), "files": sources},
             "repeats": repeats,
         }
-        record = records.complete(facts, nodes, folder, log)
-        return records.place(folder, out, record), record
+        body = record.complete(facts, nodes, folder, log)
+        return record.place(folder, out, body), body
 
 
 def time_limit(experiment: Experiment) -> int:
@@ -159,16 +165,16 @@ def _repeat(argv, root, folder, repeat, deadline, log, repeats) -> int:
     env = launch.variables(root, folder, repeat)
     log(f"[repeat {repeat}] $ {shlex.join(argv)}")
     begun = time.monotonic()
-    result = {"repeat": repeat, "exit_code": -1}
-    repeats.append(result)
+    attempt = {"repeat": repeat, "exit_code": -1}
+    repeats.append(attempt)
     command = launch.executable(argv, env["PATH"])
     try:
         code = execute.stream(command, env, root, deadline, log)
     except OSError as error:
         raise UserError(f"{command[0]} does not start: {error}") from None
     finally:
-        result["seconds"] = round(time.monotonic() - begun, 2)
-    result["exit_code"] = code
+        attempt["seconds"] = round(time.monotonic() - begun, 2)
+    attempt["exit_code"] = code
     log(f"[repeat {repeat}] exit code {code}")
     wrote = (folder / f"metrics.{repeat}.jsonl").is_file()
     if not code and not wrote and not any((folder / "artifacts").iterdir()):
@@ -275,12 +281,12 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="the CPU size")
     parser.add_argument("--out", type=Path, help="where records lie")
     arguments = parser.parse_args()
-    chosen = describe.select([arguments.name], describe.read())[0]
+    chosen = experiments.select([arguments.name], experiments.read())[0]
     signal.signal(signal.SIGTERM, _stop)
-    out = arguments.out or records.destination(arguments.small)
-    _, record = run(chosen, arguments.small, out.resolve())
-    print(f"{record['name']}: {record['status']}")
-    sys.exit(record["exit_code"])
+    out = arguments.out or record.destination(arguments.small)
+    _, body = run(chosen, arguments.small, out.resolve())
+    print(f"{body['name']}: {body['status']}")
+    sys.exit(body["exit_code"])
 
 
 if __name__ == "__main__":

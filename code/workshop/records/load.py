@@ -6,8 +6,7 @@ from pathlib import Path
 
 from workshop import paths
 from workshop.errors import UserError
-from workshop.records import check, node, schema
-from workshop.records import experiments as describe
+from workshop.records import check, experiments, node, schema
 from workshop.records.files import is_file, read_text, short
 from workshop.records.record import recorded_names
 from workshop.records.summary import read_events
@@ -39,7 +38,7 @@ class Run:
     @cached_property
     def finding(self) -> check.Finding:
         """The whole finding of the check: state, problems, changes."""
-        experiment = describe.read().get(self.name)
+        experiment = experiments.read().get(self.name)
         return check.examine(self.name, experiment, self.folder)
 
     @property
@@ -99,14 +98,24 @@ def devices(record: dict) -> str:
 
 
 def load(name: str, folder: Path | None = None) -> Run:
-    """Return the run called `name` from `folder` (default: book/runs)."""
+    """Return the run called `name` from `folder` (default: book/runs).
+
+    Raises:
+        UserError: it has no record there, or the name is no experiment's:
+            a path that leads elsewhere, say.
+    """
     records = folder or paths.records()
+    if not experiments.NAME.fullmatch(name):
+        raise UserError(
+            f"{short(name)} is no name of a run: a name is lab/run, and "
+            "`workshop runs list` shows all of them."
+        )
     place = records / name
     if not is_file(place / "record.json"):
         known = recorded_names(records)
         name = name if len(name) < 60 else short(name)
         raise UserError(
-            f"{name} has no record{describe.near(name, known)}: "
+            f"{name} has no record{experiments.near(name, known)}: "
             f"run `workshop runs submit {name}` on a cluster."
         )
     return Run(name, schema.read(place / "record.json"), place)

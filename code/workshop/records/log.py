@@ -33,8 +33,8 @@ class Log:
     def __call__(self, line: str, show: bool = True) -> None:
         """Write one line to the file and, unless told otherwise, show it."""
         line = self.clean(line)
-        if not self.cause and (found := _CAUSE.fullmatch(line)):
-            self.cause = found[1]
+        if not self.cause and (match := _CAUSE.fullmatch(line)):
+            self.cause = match[1]
         self._file.write(line + "\n")
         self._file.flush()
         if show:

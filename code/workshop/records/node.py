@@ -8,14 +8,14 @@ import os
 import sys
 from pathlib import Path
 
-from workshop import doctor as hardware
+from workshop import doctor
 
 
 def describe() -> dict:
     """Return the node's Slurm name and `workshop.doctor.describe()`."""
-    found = hardware.describe()
-    name = os.environ.get("SLURMD_NODENAME", found["host"]["name"])
-    return {"node": name, **found}
+    description = doctor.describe()
+    name = os.environ.get("SLURMD_NODENAME", description["host"]["name"])
+    return {"node": name, **description}
 
 
 def host(node: dict) -> dict:

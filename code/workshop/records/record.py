@@ -132,14 +132,19 @@ def place(folder: Path, out: Path, record: dict) -> Path:
     beside = target.with_name(target.name + FAILED)
     if record["status"] != schema.COMPLETED and _completed(target):
         target = beside
-    elif record["status"] == schema.COMPLETED:
-        shutil.rmtree(beside, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     old = folder.with_name(f"{folder.name}.old")
     if target.exists():
         target.rename(old)
-    folder.rename(target)
+    try:
+        folder.rename(target)
+    except BaseException:
+        if old.exists():
+            old.rename(target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
+    if record["status"] == schema.COMPLETED:
+        shutil.rmtree(beside, ignore_errors=True)
     return target
 
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from workshop import paths
 from workshop.errors import UserError
-from workshop.records import check, expression, schema
-from workshop.records import experiments as describe
-from workshop.records import load as loading
+from workshop.records import check, experiments, expression, schema
 from workshop.records.experiments import Experiment
 from workshop.records.files import is_file
+from workshop.records.load import Run, devices, load
 
 _PLACE = re.compile(r"\{([^{}]+?)(?::([^{}:]*))?\}")
 
@@ -44,16 +43,16 @@ def table(records: Path | None = None, chapter: str = "") -> list[Row]:
         UserError: no experiment is of that chapter.
     """
     root, records = paths.root(), records or paths.records()
-    experiments = describe.read()
+    described = experiments.read()
     if chapter:
         findings = [
             check.examine(each.name, each, records / each.name, root)
-            for each in describe.of_chapter(chapter, experiments)
+            for each in experiments.of_chapter(chapter, described)
         ]
     else:
-        findings = check.examine_all(experiments, records, root)
+        findings = check.examine_all(described, records, root)
     return [
-        _row(finding, experiments.get(finding.name), records)
+        _row(finding, described.get(finding.name), records)
         for finding in findings
     ]
 
@@ -82,17 +81,17 @@ def _row(
     file = records / finding.name / "record.json"
     if is_file(file):
         try:
-            found = schema.read(file)
+            body = schema.read(file)
         except UserError:
             pass  # the finding says so already
         else:
-            when, commit = found["ended"][:10], found["git"]["commit"][:9]
-            where = _where(found)
+            when, commit = body["ended"][:10], body["git"]["commit"][:9]
+            where = _where(body)
     note = " ".join(filter(None, (finding.problem, finding.note)))
     if finding.state == "planned" and experiment:
 
-        def loader(name: str) -> loading.Run:
-            return loading.load(name, records)
+        def loader(name: str) -> Run:
+            return load(name, records)
 
         expected = prediction(experiment.prediction, loader)
         attempt = f"{note[0].upper()}{note[1:]}." if note else ""
@@ -110,7 +109,7 @@ def _row(
     )
 
 
-def _where(found: dict) -> str:
-    slurm = found["slurm"]
+def _where(body: dict) -> str:
+    slurm = body["slurm"]
     job = f"job {slurm['job_id']}, " if slurm else ""
-    return f"{job}{found['layout']}, {loading.devices(found)}"
+    return f"{job}{body['layout']}, {devices(body)}"

@@ -132,13 +132,13 @@ def finished(
     for folder in (target, target.with_name(target.name + record.FAILED)):
         if not (folder / "record.json").is_file():
             continue
-        found = schema.read(folder / "record.json")
-        if (found["slurm"] or {}).get("job_id") != job_id:
+        body = schema.read(folder / "record.json")
+        if (body["slurm"] or {}).get("job_id") != job_id:
             continue
-        if found["status"] == schema.COMPLETED:
+        if body["status"] == schema.COMPLETED:
             return Outcome(name, job_id, "", folder)
         problem = (
-            f"{name}: job {job_id} {found['status']}: {found['reason']}: "
+            f"{name}: job {job_id} {body['status']}: {body['reason']}: "
             f"read {folder / 'log.txt'}."
         )
         return Outcome(name, job_id, problem, folder)

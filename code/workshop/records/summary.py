@@ -124,11 +124,11 @@ def _steps(events: list[dict]) -> dict[str, float]:
         for key, value in step.items():
             if key != "step" and _is_number(value):
                 columns.setdefault(key, []).append(value)
-    result = {key: median(column) for key, column in columns.items()}
+    medians = {key: median(column) for key, column in columns.items()}
     losses = [step["loss"] for step in steps if _is_number(step.get("loss"))]
     if losses:
-        result["first_loss"], result["last_loss"] = losses[0], losses[-1]
-    return result
+        medians["first_loss"], medians["last_loss"] = losses[0], losses[-1]
+    return medians
 
 
 def _is_number(value: object) -> bool:

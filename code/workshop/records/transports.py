@@ -30,8 +30,8 @@ def read(folder: Path) -> tuple[dict, list[str]]:
             elif match := _NETWORK.search(line):
                 networks.add(match[1])
                 lines.append(match[0])
-    found = {
+    used = {
         "channels": dict(sorted(channels.items())),
         "networks": sorted(networks),
     }
-    return found, list(dict.fromkeys(lines))[:_EXCERPT]
+    return used, list(dict.fromkeys(lines))[:_EXCERPT]

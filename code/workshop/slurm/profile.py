@@ -7,8 +7,11 @@ that make Python and torch available in a job, and NCCL's variables.
 import os
 import shlex
 import tomllib
-from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from workshop.errors import UserError
 from workshop.paths import root
@@ -16,8 +19,16 @@ from workshop.slurm.access import refuse_broken, running
 from workshop.slurm.state import default_base
 from workshop.slurm.state import load as load_layout
 
+# A refusal says `it must be` and the description of the field.
+Text = Annotated[str, Field(description="a string")]
+_WHOLE = "a whole number of 0 or more"
+Count = Annotated[int, Field(strict=True, ge=0, description=_WHOLE)]
+Word = Annotated[str, Field(coerce_numbers_to_str=True)]
+Words = Annotated[tuple[Word, ...], Field(description="a list of strings")]
+Variables = Annotated[dict[str, Word], Field(description="a table")]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Profile:
     """One site.
 
@@ -27,14 +38,14 @@ class Profile:
     """
 
     name: str
-    description: str = ""
-    partition: str = ""
-    account: str = ""
-    nodes: int = 2
-    gpus_per_node: int = 2
-    options: tuple[str, ...] = ()
-    setup: str = ""
-    variables: dict[str, str] = field(default_factory=dict)
+    description: Text = ""
+    partition: Text = ""
+    account: Text = ""
+    nodes: Count = 2
+    gpus_per_node: Count = 2
+    options: Words = ()
+    setup: Text = ""
+    variables: Variables = Field(default_factory=dict)
 
     def sbatch_options(self) -> list[str]:
         """Return the options that sbatch gets for every job here."""
@@ -103,35 +114,20 @@ def load(name: str | None = None) -> Profile:
         ) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not TOML ({error}): mend it") from None
-    return _checked(path, table)
-
-
-def _checked(path: Path, table: dict) -> Profile:
-    allowed = {f.name: f.type for f in fields(Profile) if f.name != "name"}
-    for key, value in table.items():
-        if key not in allowed:
-            raise UserError(
-                f"{path} sets {key}, which no profile has: choose among "
-                f"{', '.join(allowed)}"
-            )
-        expected = {"options": list, "variables": dict, "nodes": int}
-        kind = expected.get(key, int if key == "gpus_per_node" else str)
-        whole = isinstance(value, kind) and not isinstance(value, bool)
-        if not whole or (kind is int and value < 0):
-            raise UserError(
-                f"{path} sets {key} to {value!r}: it must be a {_word(kind)}"
-            )
     if path.stem == "local" and (layout := load_layout(default_base())):
         table.setdefault("nodes", len(layout.names))
         table.setdefault("gpus_per_node", layout.gpus_per_node)
-    table["options"] = tuple(
-        str(option) for option in table.get("options", ())
-    )
-    variables = table.get("variables", {})
-    table["variables"] = {k: str(v) for k, v in variables.items()}
-    return Profile(name=path.stem, **table)
-
-
-def _word(kind: type) -> str:
-    words = {list: "list", dict: "table", int: "whole number of 0 or more"}
-    return words.get(kind, "string")
+    try:
+        return Profile(path.stem, **table)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+    key, known = problem["loc"][0], dict(Profile.__pydantic_fields__)
+    wrong = f"{path} sets {'.'.join(map(str, problem['loc']))}"
+    del known["name"]
+    if key not in known:
+        choices = ", ".join(known)
+        raise UserError(
+            f"{wrong}, which no profile has: choose among {choices}"
+        )
+    must = known[key].description
+    raise UserError(f"{wrong} to {problem['input']!r}: it must be {must}")

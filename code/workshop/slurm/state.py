@@ -10,6 +10,13 @@ from pathlib import Path
 
 import psutil
 
+from workshop import private
+
+ANOTHER = (
+    "choose another folder with --base or WORKSHOP_SLURM_BASE, or remove "
+    "this one if it was a cluster's"
+)
+
 
 def default_base() -> Path:
     """Return where the cluster lives: `WORKSHOP_SLURM_BASE`, else /tmp."""
@@ -78,7 +85,13 @@ class Layout:
 
 
 def load(base: Path) -> Layout | None:
-    """Return the layout of the cluster under `base`, None if none is."""
+    """Return the layout of the cluster under `base`, None if none is.
+
+    Raises:
+        UserError: others could have laid it there: its programs would run
+            as this user.
+    """
+    private.check(base, ANOTHER, private.ALONE)
     try:
         fields = json.loads((base / "layout.json").read_text())
         fields["names"] = tuple(fields["names"])
@@ -110,6 +123,7 @@ def daemon_pid(pid_file: Path, program: str) -> int | None:
         process = psutil.Process(int(pid_file.read_text()))
         words = {Path(word).name for word in process.cmdline()}
         ours = process.environ().get("SLURM_CONF") == str(conf)
+        ours = ours and process.uids().real == os.getuid()
     except (OSError, ValueError, psutil.Error):
         return None
     return process.pid if program in words and ours else None

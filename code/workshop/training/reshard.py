@@ -113,9 +113,9 @@ def scatter(
             over_tp = placed(placement, name).tp
             part = _part(over_tp, state["model"].get(name), groups)
             if part is None or part.shape != parameter.shape:
-                found = "missing" if part is None else tuple(part.shape)
+                shape = "missing" if part is None else tuple(part.shape)
                 raise UserError(
-                    f"the checkpoint's {name} is {found} for this rank and "
+                    f"the checkpoint's {name} is {shape} for this rank and "
                     f"the model's {tuple(parameter.shape)}: resume with the "
                     "model that it was made with"
                 )

@@ -31,8 +31,6 @@ from workshop.errors import UserError
 MicroBatch = tuple[Tensor, Tensor]
 """Tokens and targets of a micro-batch, both (b, s)."""
 
-PRECISIONS = ("float32", "bf16", "bf16-weights")
-
 
 @dataclass(frozen=True)
 class Recipe:

@@ -9,7 +9,7 @@ memory to device, in chunks so that the two halves overlap.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -34,10 +34,6 @@ class Copy:
     unidirectional: float
     bidirectional: float | None
     latency: float
-
-    def as_dict(self) -> dict:
-        """Return the fields by name, to be sent to another rank."""
-        return asdict(self)
 
 
 def copy_matrix(

@@ -1,6 +1,6 @@
 """Messages from one rank to another by the group's own send and receive."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -23,10 +23,6 @@ class Message:
     unidirectional: float
     bidirectional: float
     latency: float
-
-    def as_dict(self) -> dict:
-        """Return the fields by name."""
-        return asdict(self)
 
 
 def message_matrix(
@@ -57,8 +53,8 @@ def message_matrix(
                     mine.append(timed)
     gathered: list[list[Message] | None] = [None] * world
     dist.all_gather_object(gathered, mine, group=control)
-    found = [message for part in gathered for message in part or []]
-    return sorted(found, key=lambda m: (m.source, m.target))
+    messages = [message for part in gathered for message in part or []]
+    return sorted(messages, key=lambda m: (m.source, m.target))
 
 
 def _pair(

@@ -3,7 +3,7 @@
 `Pipeline` executes the operations of this rank in their order, as
 `NaivePipeline` does; who sends what to whom follows from the schedule.
 Before an operation computes, the receive of the next one is posted, and its
-result is sent while the rank goes on, so that messages travel under
+output is sent while the rank goes on, so that messages travel under
 computation in both directions.
 
 On a GPU a receive that waits occupies the device: the host must not wait for
@@ -208,10 +208,10 @@ class Pipeline:
         start = self.clock.mark()
         run = self._forward if operation.kind == FORWARD else self._backward
         with record_function(str(operation)):
-            result = run(operation, received)
+            output = run(operation, received)
         self.clock.add(operation, start)
         self.trace.append(operation)
-        return result
+        return output
 
     def _forward(self, operation: Operation, x: Tensor | None) -> Tensor:
         """Run a chunk; return its activations, or the last one's loss."""
@@ -223,19 +223,19 @@ class Pipeline:
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.bf16
         ):
-            result = self.chunks[operation.chunk](
+            output = self.chunks[operation.chunk](
                 tokens if x is None else x, targets if last else None
             )
             if last:
-                result = result * self.share
+                output = output * self.share
         if last:
-            self.loss += result.detach()
+            self.loss += output.detach()
         if training:
             # The edge keeps the graph and not the result, whose memory is
             # free as soon as it is sent.
-            edge = get_gradient_edge(result) if result.requires_grad else None
+            edge = get_gradient_edge(output) if output.requires_grad else None
             self.saved[operation.microbatch, operation.chunk] = x, edge
-        return result
+        return output
 
     def _backward(
         self, operation: Operation, gradient: Tensor | None

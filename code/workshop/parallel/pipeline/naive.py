@@ -1,12 +1,12 @@
 """A pipeline without tricks: compute, then hand over, then compute again.
 
-A rank has one stage. After each operation it hands its result to a
+A rank has one stage. After each operation it hands its output to a
 neighbour, takes what its next operation needs, and goes on when both have
 happened. So nothing is in two places at once, and everything waits: that is
 what `workshop.parallel.pipeline.executor` improves on, with the same calls.
 Which orders of operations survive this, the simulator says
 (`sends="blocking"`): GPipe and 1F1B do, and the interleaved schedule, in
-which two ranks would each wait for the other to take a result, does not.
+which two ranks would each wait for the other to take an output, does not.
 """
 
 from contextlib import nullcontext
@@ -113,11 +113,11 @@ class NaivePipeline:
         received = self._hand_over(None, None, mine[0])
         for operation, following in zip_longest(mine, mine[1:]):
             if operation.kind == FORWARD:
-                result = self._forward(operation.microbatch, received)
+                output = self._forward(operation.microbatch, received)
             else:
-                result = self._backward(operation, received)
+                output = self._backward(operation, received)
             self.trace.append(operation)
-            received = self._hand_over(operation, result, following)
+            received = self._hand_over(operation, output, following)
         collectives.broadcast(self.loss, self.group, source=self.p - 1)
         return self.loss
 
@@ -127,43 +127,43 @@ class NaivePipeline:
         last = self.rank == self.p - 1
         if x is not None:
             x.requires_grad_(torch.is_grad_enabled())
-        result = self.chunks[0](
+        output = self.chunks[0](
             tokens if x is None else x, targets if last else None
         )
         if last:
-            result = result / len(self.micro_batches)
-            self.loss += result.detach()
-        self.kept[number] = x, result
-        return result
+            output = output / len(self.micro_batches)
+            self.loss += output.detach()
+        self.kept[number] = x, output
+        return output
 
     def _backward(
         self, operation: Operation, gradient: Tensor | None
     ) -> Tensor | None:
         """Run backward through it; return the gradient of its input."""
-        x, result = self.kept.pop(operation.microbatch)
+        x, output = self.kept.pop(operation.microbatch)
         last = operation == self.plan.last_backward[0]
         chunk = self.chunks[0]
         local = (
             nullcontext if last else getattr(chunk, "no_sync", nullcontext)
         )
-        if result.requires_grad:
+        if output.requires_grad:
             with local():
-                result.backward(gradient)
+                output.backward(gradient)
         return None if x is None else x.grad
 
     def _hand_over(
         self,
         done: Operation | None,
-        result: Tensor | None,
+        output: Tensor | None,
         following: Operation | None,
     ) -> Tensor | None:
-        """Send the result, receive the next input, wait for both."""
+        """Send the output, receive the next input, wait for both."""
         leaving = done and self.route.outgoing(self.rank, done)
         coming = following and self.route.incoming(self.rank, following)
         sent = received = None
         if leaving:
             number = leaving.needed.microbatch
-            sent = result.detach().contiguous(), leaving.receiver, number
+            sent = output.detach().contiguous(), leaving.receiver, number
         if coming:
             tensor = torch.empty(self.shape, **self.buffer)
             received = tensor, coming.sender, coming.needed.microbatch

@@ -148,15 +148,15 @@ def check(schedule: Schedule) -> None:
         UserError: a rank lacks an F or a B of a micro-batch in a chunk, has
             one twice, or has B before F.
     """
-    everything = {o for operations in schedule for o in operations}
-    kinds = sorted({FORWARD} | {o.kind for o in everything})
+    scheduled = {o for operations in schedule for o in operations}
+    kinds = sorted({FORWARD} | {o.kind for o in scheduled})
     for rank, operations in enumerate(schedule):
         place = {operation: i for i, operation in enumerate(operations)}
-        found = Counter(operations)
-        for one in sorted({o._replace(kind=FORWARD) for o in everything}):
+        counts = Counter(operations)
+        for one in sorted({o._replace(kind=FORWARD) for o in scheduled}):
             both = [one._replace(kind=kind) for kind in kinds]
             for needed in both:
-                if (times := found[needed]) != 1:
+                if (times := counts[needed]) != 1:
                     raise UserError(
                         f"rank {rank} of the pipeline schedule has {needed} "
                         f"{times} times: give every operation once"

@@ -185,12 +185,14 @@ class _Simulation:
     def pending(self, rank: int) -> list[Message]:
         """Return what must be handed over before the next operation."""
         operations, reached = self.schedule[rank], len(self.done[rank])
-        found = []
+        messages = []
         if self.blocking and reached:
-            found.append(self.route.outgoing(rank, operations[reached - 1]))
+            messages.append(
+                self.route.outgoing(rank, operations[reached - 1])
+            )
         if reached < len(operations):
-            found.append(self.route.incoming(rank, operations[reached]))
-        return [message for message in found if message]
+            messages.append(self.route.incoming(rank, operations[reached]))
+        return [message for message in messages if message]
 
     def missing(self, rank: int) -> Message | None:
         """Return what keeps a rank from going on, None if nothing does."""

@@ -11,7 +11,6 @@ Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2, where
     copy_to                nothing          all-reduce
     reduce_from            all-reduce       nothing
     gather_from            all-gather       own part, last dimension
-    scatter_to             own part         all-gather, last dimension
     gather_tokens          all-gather       reduce-scatter, tokens
     reduce_scatter_tokens  reduce-scatter   all-gather, tokens
 
@@ -146,17 +145,6 @@ class _GatherFrom(Function):
         return own_last(gradient, ctx.group), None
 
 
-class _ScatterTo(Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, group: str) -> Tensor:
-        ctx.group = group
-        return own_last(x, group)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        return join_last(gradient, ctx.group), None
-
-
 class _GatherTokens(Function):
     @staticmethod
     def forward(ctx, x: Tensor, group: str) -> Tensor:
@@ -192,11 +180,6 @@ def reduce_from(x: Tensor, group: str) -> Tensor:
 def gather_from(x: Tensor, group: str) -> Tensor:
     """Join the parts of the last dimension: (..., n/t) to (..., n)."""
     return _GatherFrom.apply(x, group)
-
-
-def scatter_to(x: Tensor, group: str) -> Tensor:
-    """Keep this rank's part of the last dimension: (..., n) to (..., n/t)."""
-    return _ScatterTo.apply(x, group)
 
 
 def gather_tokens(x: Tensor, group: str) -> Tensor:

@@ -22,10 +22,10 @@ def parts(profile: Mapping) -> dict[str, float]:
         kernels, whose sum counts twice what runs at once.
     """
     ranks = profile["ranks"]
-    found = {part: mean(rank[part] for rank in ranks) for part in PARTS}
+    times = {part: mean(rank[part] for rank in ranks) for part in PARTS}
     for group in GROUPS:
-        found[group] = mean(rank["groups"].get(group, 0.0) for rank in ranks)
-    return found
+        times[group] = mean(rank["groups"].get(group, 0.0) for rank in ranks)
+    return times
 
 
 def side_by_side(folder: Path, names: list[str]) -> str:
@@ -51,16 +51,16 @@ def side_by_side(folder: Path, names: list[str]) -> str:
     }
     text = json.dumps(whole, indent=1, ensure_ascii=False)
     (folder / "kernels.json").write_text(text + "\n", encoding="utf-8")
-    return table({name: found["parts"] for name, found in whole.items()})
+    return table({name: entry["parts"] for name, entry in whole.items()})
 
 
-def table(found: Mapping[str, Mapping[str, float]]) -> str:
+def table(by_name: Mapping[str, Mapping[str, float]]) -> str:
     """Return the parts of all contestants as text, in ms."""
-    names = list(found)
+    names = list(by_name)
     head = f"{'ms a step':<{WIDTH}}"
     lines = [head + "".join(f"{name:>16}" for name in names)]
     for part in (*PARTS, *GROUPS):
         label = part.removesuffix("_ms").replace("_", " ")
-        cells = "".join(f"{found[name][part]:16.2f}" for name in names)
+        cells = "".join(f"{by_name[name][part]:16.2f}" for name in names)
         lines.append(f"{label:<{WIDTH}}{cells}")
     return "\n".join(lines)

@@ -40,10 +40,10 @@ def contents(config: GPTConfig, stages: int, ranks: int) -> list[list[str]]:
         UserError: there are more stages than layers.
     """
     blocks = cut(config, stages, ranks=ranks)
-    found = [["decoder"] * len(numbers) for numbers in blocks]
-    found[0].insert(0, "embedding")
-    found[-1].append("loss")
-    return found
+    contents = [["decoder"] * len(numbers) for numbers in blocks]
+    contents[0].insert(0, "embedding")
+    contents[-1].append("loss")
+    return contents
 
 
 class LayerNorm(nn.LayerNorm):

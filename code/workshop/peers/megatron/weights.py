@@ -79,8 +79,8 @@ def kinds_together(tensor: Tensor, heads: int) -> Tensor:
 
 def cut_dimension(name: str) -> int | None:
     """Return the dimension that the ranks share, None if all hold it all."""
-    found = [dim for ending, dim in CUT.items() if name.endswith(ending)]
-    return found[0] if found else None
+    dims = [dim for ending, dim in CUT.items() if name.endswith(ending)]
+    return dims[0] if dims else None
 
 
 def shard(

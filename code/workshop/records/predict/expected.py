@@ -40,25 +40,24 @@ def predicted(
         UserError: there is no such layout, option or part.
     """
     # Both load torch, which most expressions do without.
-    from workshop.records.predict import layouts as layout_model
-    from workshop.records.predict import ranks as rank_model
+    from workshop.records.predict import layouts, ranks
 
-    inside = layout_model.curve(loader(INSIDE))
+    inside = layouts.curve(loader(INSIDE))
     users = options.pop("users", 1)
     links = dict.fromkeys(AXES, inside)
     for axis in set(AXES) & set(options):
-        other = layout_model.curve(loader(str(options.pop(axis))))
-        links[axis] = layout_model.shared(other, users)
+        other = layouts.curve(loader(str(options.pop(axis))))
+        links[axis] = layouts.shared(other, users)
     recorded = options.pop("ranks", None)
     try:
         if recorded:
             size = options.pop("micro_batch", 1)
-            parts = rank_model.predict(
+            parts = ranks.predict(
                 loader(str(recorded)), str(name), size, links, **options
             )
         else:
             layout = Layout.from_name(str(name), **options)
-            parts = layout_model.predict(
+            parts = layouts.predict(
                 loader(ALONE), loader(INSIDE), layout, links
             )
     except (TypeError, ValueError) as error:

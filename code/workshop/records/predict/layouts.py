@@ -111,7 +111,7 @@ def four_gpus(inside: dict, between: dict) -> dict[str, tuple[Layout, dict]]:
         inside: the link between the GPUs of a node.
         between: the link between the nodes, which two pairs of GPUs share.
     """
-    found = {
+    cases = {
         "DP4": (
             Layout(dp=4, micro_batch=16, num_microbatches=SEQUENCES // 64),
             {"dp": between},
@@ -128,7 +128,7 @@ def four_gpus(inside: dict, between: dict) -> dict[str, tuple[Layout, dict]]:
         axes = {first: 2, second: 2}
         size = 4 if "pp" in axes else 16
         name = f"{first.upper()}2{', SP' * split} inside"
-        found[f"{name}, {second.upper()}2 across"] = (
+        cases[f"{name}, {second.upper()}2 across"] = (
             Layout(
                 **axes,
                 micro_batch=size,
@@ -137,4 +137,4 @@ def four_gpus(inside: dict, between: dict) -> dict[str, tuple[Layout, dict]]:
             ),
             {first: inside, second: shared(between, 2)},
         )
-    return found
+    return cases

@@ -51,6 +51,7 @@ def slurm_conf(layout: Layout, user: str, host: str, plugins: str) -> str:
         # A finished job stays visible for scontrol for a day.
         "MinJobAge=86400",
         f"TaskProlog={base}/task_prolog.sh",
+        f"Epilog={base}/epilog.sh",
     ]
     communication = []
     if layout.loopback_only:

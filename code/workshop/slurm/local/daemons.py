@@ -1,7 +1,6 @@
 """Start and stop munged, slurmctld and the slurmds of a cluster."""
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,13 +10,13 @@ import psutil
 
 from workshop.errors import UserError
 from workshop.slurm import state
+from workshop.slurm.local import strays
 from workshop.slurm.state import Layout, environment
 
 UP_TIMEOUT_S = 30
 CONTROLLER_TIMEOUT_S = 3
 JOBS_END_TIMEOUT_S = 30
-DAEMON_END_TIMEOUT_S = 10
-ANSWER_TIMEOUT_S = 15
+ANSWER_TIMEOUT_S = 5
 LOST = ("down", "fail", "error", "unknown", "future")
 
 
@@ -29,6 +28,8 @@ def start_munged(layout: Layout) -> None:
     _launch(
         layout,
         "munged",
+        # It wants its socket open to all users, and the base is not.
+        "--force",
         f"--key-file={key}",
         f"--socket={layout.path('sock', 'munge')}",
         f"--pid-file={layout.path('run', 'munged.pid')}",
@@ -196,48 +197,4 @@ def end(layout: Layout, *programs: str) -> None:
         for program, pid_file in layout.daemons().values()
         if program in programs
     ]
-    end_processes([psutil.Process(pid) for pid in pids if pid])
-
-
-def end_strays(layout: Layout) -> None:
-    """Kill what jobs left behind when their daemons could not end them."""
-    conf = str(layout.path("slurm.conf"))
-    spared = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
-    strays = []
-    for process in psutil.process_iter():
-        try:
-            variables = process.environ()
-            step = any("slurmstepd" in word for word in process.cmdline())
-        except psutil.Error:
-            continue
-        ours = variables.get("SLURM_CONF") == conf
-        of_a_job = step or "SLURM_JOB_ID" in variables
-        if ours and of_a_job and process.pid not in spared:
-            strays.append(process)
-    end_processes(strays, patience=0)
-
-
-def end_processes(
-    processes: list[psutil.Process], patience: float = DAEMON_END_TIMEOUT_S
-) -> None:
-    """End processes, by force those that take longer than `patience` s."""
-    asked = time.monotonic()
-    gentle = signal.SIGTERM if patience else signal.SIGKILL
-    left = [each for each in processes if _signal(each, gentle)]
-    while left:
-        time.sleep(0.02)
-        waited = time.monotonic() - asked
-        number = signal.SIGKILL if waited > patience else 0
-        left = [each for each in left if _signal(each, number)]
-
-
-def _signal(process: psutil.Process, number: int) -> bool:
-    """Send a signal (0: none), say whether there was someone to get it."""
-    try:
-        # One that ended and that nobody reaped yet is gone for us.
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return False
-    return True
+    strays.end([psutil.Process(pid) for pid in pids if pid])

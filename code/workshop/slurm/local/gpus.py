@@ -10,16 +10,16 @@ from workshop.errors import UserError
 
 def real_devices() -> list[str]:
     """Return one device file per NVIDIA GPU of this machine, in order."""
-    found = [
+    devices = [
         str(path)
         for path in Path("/dev").glob("nvidia*")
         if re.fullmatch(r"nvidia\d+", path.name)
     ]
-    found.sort(key=lambda path: int(path.removeprefix("/dev/nvidia")))
-    if found and (count := _listed_by_driver()) is not None:
+    devices.sort(key=lambda path: int(path.removeprefix("/dev/nvidia")))
+    if devices and (count := _listed_by_driver()) is not None:
         # A container may see device files of GPUs that it was not given.
-        found = found[:count]
-    return found
+        devices = devices[:count]
+    return devices
 
 
 def _listed_by_driver() -> int | None:

@@ -1,16 +1,15 @@
 """Start, stop and look at the local cluster."""
 
-import fcntl
 import os
 import pwd
 import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
+from workshop import private
 from workshop.errors import UserError
 from workshop.slurm import state
 from workshop.slurm.local import (
@@ -20,6 +19,7 @@ from workshop.slurm.local import (
     hosts,
     packages,
     programs,
+    strays,
 )
 from workshop.slurm.local.place import (
     check_base,
@@ -83,7 +83,7 @@ def start(
         check_ports(port, (nodes or 2) + 1)
     if bundle is not None:
         packages.carried(bundle)
-    with _lock(base):
+    with private.lock(Path(f"{base}.lock")):
         if present := load(base):
             wrong = state.broken(present)
             if wrong is None:
@@ -109,7 +109,9 @@ def start(
             shape = (len(devices) // nodes, devices, True)
         try:
             # Ports are free until a daemon listens: one start at a time.
-            with _lock(Path(f"/tmp/workshop-ports-{os.getuid()}")):
+            with private.lock(
+                Path(f"/tmp/workshop-ports-{os.getuid()}.lock")
+            ):
                 layout = _prepare(base, nodes, shape, port, prefix)
                 _launch(layout, report)
         except BaseException:
@@ -127,7 +129,7 @@ def stop(
     base = base or default_base()
     if (layout := load(base)) is None:
         return False
-    with _lock(base):
+    with private.lock(Path(f"{base}.lock")):
         _stop(layout, report)
     return True
 
@@ -152,14 +154,6 @@ def _compare(present: Layout, *wanted: int | bool | None) -> None:
             )
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Let one process at a time into the block that names `path`."""
-    with open(f"{path}.lock", "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def _prepare(
     base: Path,
     nodes: int,
@@ -171,9 +165,9 @@ def _prepare(
     gpus_per_node, files, real = shape
     port = choose_ports(port, nodes + 1)
     shutil.rmtree(base, ignore_errors=True)
+    private.make(base, state.ANOTHER, private.ALONE)
     for part in ("run", "state", "log", "bin", "dev", "sock"):
-        (base / part).mkdir(parents=True)
-    (base / "run").chmod(0o700)
+        (base / part).mkdir()
     (base / "layout.json").write_text("{}")
     names, own_names = hosts.choose_names(base, nodes)
     if not real:
@@ -227,6 +221,9 @@ def _write_configuration(layout: Layout, prefix: Path) -> None:
     prolog = base / "task_prolog.sh"
     prolog.write_text(config.task_prolog(layout))
     prolog.chmod(0o755)
+    epilog = base / "epilog.sh"
+    epilog.write_text(strays.EPILOG.format(base=base))
+    epilog.chmod(0o755)
     for number, name in enumerate(layout.names):
         (base / f"spool.{name}").mkdir()
         (base / f"gpumap.{name}").write_text(config.gpu_map(layout, number))
@@ -245,6 +242,7 @@ def _launch(layout: Layout, report: Report) -> None:
 
 
 def _stop(layout: Layout, report: Report = lambda stage: None) -> None:
+    nodes = strays.namespaces(layout)
     # Slurm's commands wait up to a minute for daemons that are dead.
     if state.broken(layout) is None:
         report("ending jobs")
@@ -253,7 +251,7 @@ def _stop(layout: Layout, report: Report = lambda stage: None) -> None:
     daemons.end(layout, "slurmd", "slurmctld")
     report("stopping munged")
     daemons.end(layout, "munged")
-    daemons.end_strays(layout)
+    strays.end_all(layout, nodes)
     hosts.forget(layout.path())
     # The logs stay for whoever wants to know what happened.
     for _, pid_file in layout.daemons().values():

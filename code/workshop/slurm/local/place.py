@@ -4,7 +4,9 @@ import re
 import socket
 from pathlib import Path
 
+from workshop import private
 from workshop.errors import UserError
+from workshop.slurm.state import ANOTHER
 
 FIRST_PORT = 16817
 LONGEST_BASE = 70
@@ -26,12 +28,21 @@ def check_base(base: Path) -> None:
             "settings cannot hold: choose one of plain letters and digits "
             "with --base or WORKSHOP_SLURM_BASE"
         )
-    foreign = base.exists() and not (base / "layout.json").is_file()
-    if foreign and (not base.is_dir() or any(base.iterdir())):
+    if _holds_something_else(base):
         raise UserError(
             f"{base} exists and holds something else than a cluster: "
             "remove it, or choose another folder with --base"
         )
+    private.check(base, ANOTHER, private.ALONE)
+
+
+def _holds_something_else(base: Path) -> bool:
+    try:
+        if not base.exists() or (base / "layout.json").is_file():
+            return False
+        return not base.is_dir() or any(base.iterdir())
+    except PermissionError:  # another user's, and refused as such
+        return False
 
 
 def port_is_free(port: int) -> bool:
@@ -63,10 +74,10 @@ def loopback_only() -> bool:
 def local_name() -> bool:
     """Say whether this machine's name leads to 127.0.0.1 and no further."""
     try:
-        found = socket.getaddrinfo(socket.gethostname(), None)
+        addresses = socket.getaddrinfo(socket.gethostname(), None)
     except socket.gaierror:
         return False
-    return {address[4][0] for address in found} == {"127.0.0.1"}
+    return {address[4][0] for address in addresses} == {"127.0.0.1"}
 
 
 def check_ports(first: int, count: int) -> None:
