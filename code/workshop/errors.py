@@ -32,7 +32,7 @@ def full_disk(error):
 def one_sentence(function):
     """Turn a `UserError` of `function` into one sentence and exit code 2.
 
-    So does a full disk, and an `OSError` of a path: too long, a folder,
+    So does a full disk, and a path that cannot be used: too long, a folder,
     closed to this user.
     """
     from functools import wraps  # which MicroPython does not have

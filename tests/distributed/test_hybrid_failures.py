@@ -53,6 +53,7 @@ def test_a_killed_rank_takes_the_others_along(end) -> None:
 def test_out_of_memory_is_one_sentence(end) -> None:
     code, err = end("memory")
     assert code != 0 and "exitcode  : 2" in err
-    (line,) = [line for line in err.splitlines() if "error: " in line]
-    assert line.startswith("error: out of memory: the training asked for ")
+    said, last = [line for line in err.splitlines() if "error: " in line]
+    assert said.startswith("error: out of memory: the training asked for ")
+    assert last.endswith(said) and err.rstrip(" =\n").endswith(said)
     assert "workshop/" not in err, "a traceback of ours"

@@ -89,6 +89,7 @@ def test_script_runs(
     CHECKS[name](Path(job.output).read_text(), tmp_path, slurm_cluster)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_more_tasks_than_launchers_are_one_world(
     nodes: int, tmp_path: Path, slurm_cluster: Layout
@@ -111,6 +112,7 @@ def test_more_tasks_than_launchers_are_one_world(
     assert log.read_text().count("4 CPUs") == ranks
 
 
+@pytest.mark.long
 def test_tasks_that_are_no_world_are_refused_once(shell) -> None:
     train = "srun --ntasks=2 {} -m workshop.lab1.pretrain_gpt --steps 1"
     for program in ("python", "torchrun --nproc-per-node 1 --standalone"):

@@ -1,5 +1,6 @@
 """Site profiles, and what the waiter says about each end of a job."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -66,6 +67,25 @@ def test_malformed_profile_is_named(tmp_path: Path, text, said) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match=said):
         profile.load(str(path))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)],
+    ids=["folder", "pipe", "link to itself"],
+)
+def test_a_profile_that_is_no_file_is_one_sentence(tmp_path, make) -> None:
+    path = tmp_path / "site.toml"
+    make(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        profile.load(str(path))
+    with pytest.raises(UserError, match="cannot be read"):
+        profile.load("a" * 5000)
+    path.unlink() if path.is_symlink() or path.is_fifo() else path.rmdir()
+    for text in ("x = " + "9" * 5000, "x = " + "[" * 5000):
+        path.write_text(text)
+        with pytest.raises(UserError, match="is not TOML"):
+            profile.load(str(path))
 
 
 def test_unknown_or_unchosen_profile_names_those_there_are(

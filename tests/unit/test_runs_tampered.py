@@ -9,7 +9,7 @@ import pytest
 import runs_folder
 from typer.testing import CliRunner
 
-from workshop.cli import app
+from workshop.cli import app, runs
 from workshop.errors import UserError
 from workshop.records import check, load, record, schema
 from workshop.records import experiments as describe
@@ -247,7 +247,7 @@ def test_the_check_of_one_run_looks_at_that_run_alone(run, monkeypatch):
         examined.append(name)
         return check.Finding(name, "fresh")
 
-    monkeypatch.setattr("workshop.cli.runs.examine", examine)
+    monkeypatch.setattr(runs, "examine", examine)
     done = CliRunner().invoke(
         app, ["runs", "check", NAME, "--records", str(run.parents[1])]
     )

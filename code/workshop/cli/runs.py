@@ -109,8 +109,8 @@ def check(
     for name in names or []:
         if name not in known:
             fail(
-                f"there is no run {short(name)}{near(name, known)}:"
-                " `workshop runs list` shows all of them."
+                f"there is no run {short(name)}{near(name, known)}: "
+                "`workshop runs list` shows all of them."
             )
     findings = (
         [

@@ -38,8 +38,8 @@ def all_reduce(backend: str, seconds: float = 60.0) -> str | None:
 def resolves(host: str, seconds: float = 5.0) -> float | None:
     """Return the seconds in which a name leads to an address.
 
-    None where it leads nowhere; at most `seconds`, in which case it has not
-    been found yet. In a process of its own, since asking cannot be stopped.
+    None where it leads nowhere; at most `seconds`, in which case no answer
+    has come yet. In a process of its own, since asking cannot be stopped.
     """
     program = "import socket, sys; socket.getaddrinfo(sys.argv[1], None)"
     begun = time.monotonic()

@@ -28,12 +28,15 @@ PEAK_LR = {
     "gpt-10b": 1e-4,
 }
 
+LARGEST = 10**9  # of a count: more is a slip of the hand
+LARGEST_SEED = 10**18  # torch keeps it in 64 bits, and streams add to it
+
 
 class _Parser(argparse.ArgumentParser):
     """Raises `UserError`, so that one rank can speak for all."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}: see --help")
+        raise UserError(f"{message[:300]}: see --help")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -233,6 +236,13 @@ def _check(args: argparse.Namespace) -> None:
             option = name.replace("_", "-")
             raise UserError(
                 f"--{option} {value} is too small: give {smallest} or more"
+            )
+    for name, value in vars(args).items():
+        largest = LARGEST_SEED if name == "seed" else LARGEST
+        if isinstance(value, int) and value > largest:
+            option = name.replace("_", "-")
+            raise UserError(
+                f"--{option} {value} is too large: give {largest:,} or less"
             )
     for name in ("lr", "bucket_mib"):
         value = getattr(args, name)

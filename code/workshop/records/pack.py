@@ -33,7 +33,7 @@ def pack(archive: Path, names: list[str], records: Path) -> list[str]:
         raise UserError(f"there is no record to pack under {records}.")
     _refuse_nested(chosen, known)
     if not archive.name:
-        raise UserError(f"{archive} is a folder: name a file to write.")
+        raise UserError(f"{archive} is a folder: name a .tar.gz in it.")
     beside = archive.with_name(f".{archive.name}.partial")
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)

@@ -99,13 +99,20 @@ def load(name: str | None = None) -> Profile:
     name = name or "local"
     path = Path(name) if name.endswith(".toml") else folder() / f"{name}.toml"
     try:
+        if path.exists() and not path.is_file():  # a pipe is waited for
+            raise IsADirectoryError(0, "no plain file")
         table = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(
             f"there is no profile {name}: choose {', '.join(names())}, or "
             "write one after slurm/profiles/example-site.toml"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(
+            f"the profile {name[:60]} cannot be read ({error.strerror}): "
+            f"choose {', '.join(names())}"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not TOML ({error}): mend it") from None
     if path.stem == "local" and (layout := load_layout(default_base())):
         table.setdefault("nodes", len(layout.names))

@@ -16,7 +16,6 @@ from workshop.slurm.state import Layout, environment
 UP_TIMEOUT_S = 30
 CONTROLLER_TIMEOUT_S = 3
 JOBS_END_TIMEOUT_S = 30
-DAEMON_END_TIMEOUT_S = 10
 ANSWER_TIMEOUT_S = 5
 LOST = ("down", "fail", "error", "unknown", "future")
 
