@@ -18,6 +18,7 @@ from tensor_cases import (
 from torch import Tensor, nn
 
 from workshop.collectives import count
+from workshop.errors import UserError
 from workshop.parallel.tensor.mappings import (
     copy_to,
     gather_from,
@@ -187,3 +188,19 @@ def test_each_mapping_and_its_conjugate(pool2: Pool) -> None:
         part = torch.arange(12.0).view(2, 2, 3)
         whole = torch.cat([part, 2 * part]).view(2, 4, 3)
         check("reduce_scatter_tokens", run, whole)
+
+
+def cut_unevenly(rank: int, world: int) -> list[str]:
+    """Return what cutting 5 numbers, and 5 tokens, into 2 says."""
+    group, says = dist.group.WORLD.group_name, []
+    for cut in (scatter_to, reduce_scatter_tokens):
+        with pytest.raises(UserError) as refused:
+            cut(torch.ones(2, 5, 5), group)
+        says.append(str(refused.value))
+    return says
+
+
+def test_an_activation_that_does_not_divide_is_refused(pool2: Pool) -> None:
+    for says in pool2.run(cut_unevenly):
+        assert len(says) == 2
+        assert all("of 5 cannot be cut into 2 equal" in one for one in says)
