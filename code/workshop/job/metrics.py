@@ -37,7 +37,8 @@ class MetricsWriter:
 
     Only rank 0 of a job should be given a path.  An existing file is
     replaced.  With `resumed_at=n` it is continued: what an interrupted run
-    wrote after step n, from where it will be repeated, is dropped.
+    wrote after step n, from where it will be repeated, is dropped, and the
+    meta event becomes that of the run that goes on.
 
     Raises `UserError` when the file cannot be opened.
     """
@@ -46,10 +47,10 @@ class MetricsWriter:
         self, path: str | os.PathLike | None, resumed_at: int = 0
     ) -> None:
         self._file = None
-        self._has_meta = False
         if path is None:
             return
         kept = _events_until(Path(path), resumed_at) if resumed_at else []
+        self._kept, self._resumed_at = kept, resumed_at
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115
@@ -60,15 +61,29 @@ class MetricsWriter:
             ) from None
         for event in kept:
             self._write(event)
-        self._has_meta = bool(kept)
 
     def meta(self, **fields: object) -> None:
         """Write what describes the whole run; once, before the rest.
 
-        A file that is continued has it already and keeps it.
+        A file that is continued has one already: what has changed since is
+        replaced, and stands under `resumed` as it was until that step.
         """
-        if not self._has_meta:
-            self._write({"event": "meta", "units": UNITS, **fields})
+        meta = {"event": "meta", "units": UNITS, **fields}
+        if self._file is None or not self._kept:
+            self._write(meta)
+            return
+        before, *rest = self._kept
+        meta = json.loads(_line(meta))
+        now = {**before, **meta}
+        was = {k: v for k, v in before.items() if now[k] != v}
+        if was:
+            until = {"until_step": self._resumed_at, **was}
+            now["resumed"] = [*before.get("resumed", []), until]
+        lines = "".join(_line(event) + "\n" for event in (now, *rest))
+        self._file.seek(0)
+        self._file.write(lines)
+        self._file.truncate()
+        self._file.flush()
 
     def step(self, **fields: object) -> None:
         """Write one training step: the fields of `format_step`, and more."""
@@ -103,8 +118,7 @@ class MetricsWriter:
     def _write(self, event: dict) -> None:
         if self._file is None:
             return
-        line = json.dumps({k: _jsonable(v) for k, v in event.items()})
-        self._file.write(line + "\n")
+        self._file.write(_line(event) + "\n")
         self._file.flush()
 
 
@@ -150,6 +164,10 @@ def _events_until(path: Path, step: int) -> list[dict]:
     if not events or events[0].get("event") != "meta":
         return []
     return events
+
+
+def _line(event: dict) -> str:
+    return json.dumps({k: _jsonable(v) for k, v in event.items()})
 
 
 def _shown(value: float, form: str, scale: int) -> str:
