@@ -79,16 +79,19 @@ def test_a_sentence_ends_what_torchrun_says(tmp_path, monkeypatch, capsys):
     launch.leave_sentence("no such text: name another")
     told = ProcessFailure(0, 7, 2, str(file))
     killed = ProcessFailure(1, 8, -9, "none")
-    killed.timestamp = told.timestamp + 1
     said = str(ChildFailedError("x", {1: killed, 0: told})).splitlines()
     assert said[-2].endswith(": error: no such text: name another")
-    for failure, code, line in (
-        (told, 2, ""),
-        (killed, 137, "error: rank 1 was ended by SIGKILL\n"),
-        (ProcessFailure(1, 8, 3, "none"), 3, "exit code 3\n"),
+    ended = ProcessFailure(0, 7, -15, str(file))
+    refused = ProcessFailure(1, 8, 2, "none")
+    for failures, code, line in (
+        ({0: told}, 2, ""),
+        ({0: ended, 1: refused}, 2, ""),
+        ({0: ended}, 1, ""),
+        ({1: killed}, 137, "error: rank 1 got SIGKILL\n"),
+        ({1: ProcessFailure(1, 8, 3, "none")}, 3, "exit code 3\n"),
     ):
         with pytest.raises(SystemExit) as end:
-            one_node.report(1, failure)
+            one_node.report(failures)
         assert end.value.code == code
         assert capsys.readouterr().err.endswith(line)
 
