@@ -57,6 +57,7 @@ def test_its_text_is_that_of_the_page(small_built) -> None:
     assert text.index("A section") < text.index("Another section")
 
 
+@pytest.mark.long
 def test_it_runs_from_a_folder_elsewhere(small_built, tmp_path) -> None:
     page = small_built.root / "_build/html/_sources/lab1/toy.ipynb"
     here = tmp_path / "downloads" / "toy.ipynb"
