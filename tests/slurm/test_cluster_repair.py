@@ -87,17 +87,23 @@ def test_a_node_that_the_controller_lost_shows_in_status_and_start(
 ) -> None:
     update = "scontrol update nodename=node2 state="
     try:
-        assert shell(f"{update}drain reason=test").returncode == 0
-        assert workshop_cluster("status").exit_code == 0
-        shell(f"{update}resume")
         assert shell(f"{update}down reason=test").returncode == 0
         for command in ("status", "start"):
             said = workshop_cluster(command)
             assert said.exit_code == 3, said.output
             assert "broken: node2 is down" in said.output
+        assert shell(f"{update}resume").returncode == 0
+        wait_until_up()
+        assert shell(f"{update}drain reason=test").returncode == 0
+        assert workshop_cluster("status").exit_code == 0
     finally:
         shell(f"{update}resume")
-    ends = time.monotonic() + 60  # until the node has registered again
+    wait_until_up()
+
+
+def wait_until_up() -> None:
+    """Wait until a node that was down has registered again."""
+    ends = time.monotonic() + 60
     while workshop_cluster("status").exit_code:
         assert time.monotonic() < ends, workshop_cluster("status").output
         time.sleep(0.2)

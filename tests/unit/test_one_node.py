@@ -1,6 +1,5 @@
 """The ranks of one node: its own launcher, and what is no world at all."""
 
-import json
 import subprocess
 import sys
 
@@ -80,16 +79,19 @@ def test_a_sentence_ends_what_torchrun_says(tmp_path, monkeypatch, capsys):
     launch.leave_sentence("no such text: name another")
     told = ProcessFailure(0, 7, 2, str(file))
     killed = ProcessFailure(1, 8, -9, "none")
-    killed.timestamp = told.timestamp + 1
     said = str(ChildFailedError("x", {1: killed, 0: told})).splitlines()
     assert said[-2].endswith(": error: no such text: name another")
-    for failure, code, line in (
-        (told, 2, ""),
-        (killed, 137, "error: rank 1 was ended by SIGKILL\n"),
-        (ProcessFailure(1, 8, 3, "none"), 3, "exit code 3\n"),
+    ended = ProcessFailure(0, 7, -15, str(file))
+    refused = ProcessFailure(1, 8, 2, "none")
+    for failures, code, line in (
+        ({0: told}, 2, ""),
+        ({0: ended, 1: refused}, 2, ""),
+        ({0: ended}, 1, ""),
+        ({1: killed}, 137, "error: rank 1 got SIGKILL\n"),
+        ({1: ProcessFailure(1, 8, 3, "none")}, 3, "exit code 3\n"),
     ):
         with pytest.raises(SystemExit) as end:
-            one_node.report(1, failure)
+            one_node.report(failures)
         assert end.value.code == code
         assert capsys.readouterr().err.endswith(line)
 
@@ -159,20 +161,3 @@ def test_torchruns_last_words_are_the_sentence(tmp_path):
     assert done.returncode == 1
     last = [x for x in done.stderr.splitlines() if x.strip("=")][-1]
     assert last.endswith("error: --steps 0 is too small: give 1 or more")
-
-
-def test_the_rank_with_a_sentence_comes_before_those_that_were_ended(
-    tmp_path,
-):
-    def failure(rank: int, code: int, file: str) -> ProcessFailure:
-        made = ProcessFailure(rank, 0, code, str(tmp_path / file))
-        made.timestamp = 7
-        return made
-
-    told = {"message": {"message": "so", "extraInfo": {"timestamp": "7"}}}
-    (tmp_path / "said").write_text(json.dumps(told))
-    ended, silent = failure(0, -15, "none"), failure(1, 1, "none")
-    said = failure(2, 2, "said")
-    assert one_node.first({0: ended, 1: silent, 2: said}) == (2, said)
-    assert one_node.first({0: ended, 1: silent}) == (1, silent)
-    assert one_node.first({0: ended}) == (0, ended)

@@ -23,9 +23,9 @@ workshop's own package:
 1. a checkout of the workshop's repository, on Linux or macOS;
 2. its environment, Python 3.11 or 3.12: `make environment` in the checkout \
 makes one in `.venv`;
-3. a kernel of that environment: open the notebook with \
-`.venv/bin/python -m jupyter lab`, or choose `.venv/bin/python` in your \
-editor.
+3. its Python as the kernel: choose `.venv/bin/python` in your editor, or \
+add JupyterLab with `.venv/bin/python -m pip install jupyterlab` and open \
+the notebook with `.venv/bin/jupyter lab`.
 
 No GPU and no network is needed. Recorded runs are replayed from the \
 checkout, and live cells take two to four processes of this machine. Set \

@@ -154,7 +154,9 @@ def leave_sentence(message: str) -> None:
     if not file:
         return
     said = f"error: {message}"
-    more = {"py_callstack": said, "timestamp": str(int(time.time()))}
+    # torchrun takes the earliest failure, and knows whole seconds only.
+    begun = int(time.time()) - 1
+    more = {"py_callstack": said, "timestamp": str(begun)}
     with suppress(OSError), open(file, "w", encoding="utf-8") as text:
         json.dump({"message": {"message": said, "extraInfo": more}}, text)
 

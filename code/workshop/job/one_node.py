@@ -1,20 +1,21 @@
-"""python -m workshop.job.one_node --nproc-per-node 2 -m MODULE [ARGUMENTS]
+r"""Start the ranks of one node, which meet on its loopback address.
 
-Starts the ranks of one node, as `torchrun --standalone` does, with
-torchrun's own options and program. Three things differ:
+  python -m workshop.job.one_node --nproc-per-node 2 \
+    -m workshop.lab1.pretrain_gpt
+
+This is torchrun, with its options. Three things differ from `--standalone`:
 
 - the store in which the ranks meet listens on the loopback address alone,
-  where torchrun's listens on every address of the machine;
+  where that of torchrun listens on every address of the machine;
 - it is reached by that address, so that the machine's own name need not
   resolve;
 - a rank's sentence is the last thing that a person sees, and its exit code
-  is that of the program: torchrun adds a traceback of its own, and ends
-  with 1.
+  is that of the program, where torchrun adds a traceback of its own, and
+  ends with 1.
 """
 
 import logging
 import os
-import signal
 import socket
 import sys
 from typing import NoReturn
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         torchrun.run(args)
     except ChildFailedError as error:
-        report(*first(error.failures))
+        report(error.failures)
     except (KeyboardInterrupt, SignalException) as error:
         sys.exit(128 + int(getattr(error, "sigval", 2)))
 
@@ -65,36 +66,21 @@ def at_home() -> list[str]:
     return ["--nnodes=1", "--node-rank=0", *address, f"--master-port={port}"]
 
 
-def first(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
-    """Return the rank that failed first, and how.
-
-    torchrun ends the others with SIGTERM, and its times are whole seconds:
-    a rank that left a file comes before one that was ended.
-    """
-
-    def order(rank: int) -> tuple:
-        failure = failures[rank]
-        silent = not os.path.isfile(failure.error_file)
-        ended = failure.exitcode == -signal.SIGTERM
-        return silent, ended, failure.timestamp, rank
-
-    rank = min(failures, key=order)
-    return rank, failures[rank]
-
-
-def report(rank: int, failure: ProcessFailure) -> NoReturn:
-    """Say which rank failed, unless it has said so itself, and end.
+def report(failures: dict[int, ProcessFailure]) -> NoReturn:
+    """Say which rank failed first, unless one has said so itself, and end.
 
     A rank that ends with a sentence, or that records its exception, leaves
-    a file behind (`workshop.job.failures`).
+    a file behind (`workshop.job.failures`); torchrun ends the others by a
+    signal.
     """
-    code = failure.exitcode
-    if code < 0:
-        what = f"was ended by {failure.signal_name()}"
-        print(f"error: rank {rank} {what}", file=sys.stderr)
-    elif not os.path.isfile(failure.error_file):
-        what = f"ended with exit code {code}"
-        print(f"error: rank {rank} {what}", file=sys.stderr)
+    told = any(os.path.isfile(f.error_file) for f in failures.values())
+    if told:
+        sys.exit(max(1, *(f.exitcode for f in failures.values())))
+    rank, first = ChildFailedError("", failures).get_first_failure()
+    code = first.exitcode
+    by = first.signal_name()
+    what = f"ended with exit code {code}" if code > 0 else f"got {by}"
+    print(f"error: rank {rank} {what}", file=sys.stderr)
     sys.exit(code if code > 0 else 128 - code)
 
 
