@@ -68,7 +68,7 @@ def test_every_stage_of_every_layout_is_measured(
         (["--layouts", "cut1"], "is for two stages or more"),
         (["--layouts", "pp3"], "cannot be cut into 3"),
         (["--layouts", "tp4"], "2 attention heads are not divisible"),
-        (["--micro-batch", "0"], "--micro-batch is too small"),
+        (["--micro-batch", "0"], "--micro-batch 0 is too small"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, complaint) -> None:

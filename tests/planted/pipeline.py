@@ -25,7 +25,7 @@ class ForgetsTheShare(Pipeline):
     """Losses of m micro-batches are added without 1/m."""
 
     def _forward(self, operation: Operation, x: Tensor | None) -> Tensor:
-        self.share = 1.0
+        self.shares = [1.0] * NUM_MICROBATCHES
         return super()._forward(operation, x)
 
 
@@ -42,8 +42,9 @@ class DividesByTheStages(Pipeline):
 class LogsTheSum(Pipeline):
     """Gradients have their 1/m, the loss that is logged does not."""
 
-    def forward_backward(self, *args, **options) -> Tensor:
-        return super().forward_backward(*args, **options) / self.share
+    def forward_backward(self, micro_batches, **options) -> Tensor:
+        loss = super().forward_backward(micro_batches, **options)
+        return loss * len(micro_batches)
 
 
 class LogsTheLastLoss(Pipeline):
