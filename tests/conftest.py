@@ -2,6 +2,8 @@
 
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,13 @@ for folder in ("tests", "tools", "book/_ext"):
 # program that a test starts would inherit that and never see its Ctrl-C.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder for sockets, whose paths are short: pytest's are not."""
+    with tempfile.TemporaryDirectory(prefix="wst-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 class Executed:

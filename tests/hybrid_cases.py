@@ -54,6 +54,7 @@ class Case:
     deep: bool = False
     compiled: bool = False
     tied: bool = True
+    ignored: bool = False
     plant: Callable[[LayoutTrainer], None] | None = field(
         default=None, compare=False
     )
@@ -67,7 +68,7 @@ class Case:
             f"{self.optimizer} clip {self.clip:g}"
             f"{' awkward' * self.awkward}{' deep' * self.deep}"
             f"{' compiled' * self.compiled}"
-            f"{' untied' * (not self.tied)}"
+            f"{' untied' * (not self.tied)}{' ignored' * self.ignored}"
         )
 
     @property
@@ -86,6 +87,7 @@ class Case:
             awkward=self.awkward,
             deep=self.deep,
             tied=self.tied,
+            ignored=self.ignored,
         )
 
     def model(self) -> GPT:
@@ -116,6 +118,7 @@ class Case:
             data_parallel=self.data_parallel,
             bucket_mib=self.bucket_mib,
             backend="eager" if self.compiled else None,
+            ignored_targets=self.ignored,
         )
         groups = groups_of(self.layout)
         return LayoutTrainer(self.model, groups, recipe, self.optimize)
@@ -123,8 +126,23 @@ class Case:
     def batches(self, step: int, dp: int) -> list[tuple[Tensor, Tensor]]:
         """Return what data parallel index `dp` has of a step."""
         m, b = self.layout.num_microbatches, self.layout.micro_batch
-        mine = batch(step).view(m, self.layout.dp, b, -1)[:, dp]
-        return [(each[:, :-1], each[:, 1:]) for each in mine]
+        sizes = m, self.layout.dp, b, -1
+        tokens = batch(step)[:, :-1].reshape(sizes)[:, dp]
+        targets = self.targets(step).reshape(sizes)[:, dp]
+        return list(zip(tokens, targets, strict=True))
+
+    def targets(self, step: int) -> Tensor:
+        """Return the targets of a step, (SEQUENCES, s).
+
+        `ignored`, those of the first quarter of the sequences count in no
+        loss, and of the others fewer from one sequence to the next.
+        """
+        targets = batch(step)[:, 1:].clone()
+        if self.ignored:
+            targets[: SEQUENCES // 4] = -100
+            for number in range(SEQUENCES // 4, SEQUENCES):
+                targets[number, : number % CONFIG.sequence] = -100
+        return targets
 
 
 @dataclass
@@ -155,8 +173,7 @@ def train_dense(case: Case) -> Training:
     reports, gradients = [], []
     for step in range(STEPS):
         optimizer.zero_grad()
-        tokens = batch(step)
-        loss = model(tokens[:, :-1], tokens[:, 1:])
+        loss = model(batch(step)[:, :-1], case.targets(step))
         loss.backward()
         grads = {n: p.grad for n, p in model.named_parameters()}
         grads = {n: g for n, g in grads.items() if g is not None}

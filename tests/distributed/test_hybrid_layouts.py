@@ -10,6 +10,9 @@ from hybrid_cases import Case, names, of
 from hybrid_parity import verify
 from pool import Pool
 
+from workshop.errors import UserError
+from workshop.layout import Layout
+
 CLIP = 0.05
 CHUNKS = {"schedule": "interleaved", "virtual_stages": 2}
 
@@ -61,6 +64,21 @@ def variants(world: int) -> list[Case]:
     return every
 
 
+def ignoring(world: int) -> list[Case]:
+    """Return layouts whose micro-batches differ in tokens that count.
+
+    A first micro-batch may have none at all.
+    """
+    if world == 2:
+        return [Case(of(2, m=2, **size), ignored=True) for size in sizes(2)]
+    return [
+        Case(of(4, tp=2, pp=2, m=2, sequence_parallel=True), ignored=True),
+        Case(of(4, tp=2, m=2), ignored=True, compiled=True),
+        Case(of(4, pp=2, m=4, **CHUNKS), ignored=True),
+        Case(of(4, m=4), ignored=True, data_parallel="ddp"),
+    ]
+
+
 def of_eight() -> list[Case]:
     """Return one layout of eight ranks for each way to mix all three."""
     split = {"sequence_parallel": True}
@@ -73,12 +91,12 @@ def of_eight() -> list[Case]:
     ]
 
 
-@pytest.mark.parametrize("make", [cases, variants])
+@pytest.mark.parametrize("make", [cases, variants, ignoring])
 def test_two_ranks(pool2: Pool, make) -> None:
     verify(pool2, make(2))
 
 
-@pytest.mark.parametrize("make", [cases, variants])
+@pytest.mark.parametrize("make", [cases, variants, ignoring])
 def test_four_ranks(pool4: Pool, make) -> None:
     verify(pool4, make(4))
 
@@ -117,3 +135,19 @@ def test_every_layout_is_there() -> None:
     assert len(set(covered)) == len(covered)
     for part in ("tp4 pp1", "tp1 pp4", "tp2 pp2", "sp", "interleaved", "m1"):
         assert any(part in name for name in covered)
+
+
+def trained_unasked(rank: int, world: int, layout: Layout) -> str:
+    """Return what a trainer says of targets that nobody told it of."""
+    trainer = Case(layout).trainer()
+    batches = Case(layout, ignored=True).batches(0, trainer.groups.at.dp)
+    with pytest.raises(UserError) as refused:
+        trainer.step(batches, 0.1)
+    return str(refused.value)
+
+
+def test_ignored_targets_are_refused_where_none_are_expected(
+    pool2: Pool,
+) -> None:
+    says = pool2.run(trained_unasked, of(2, tp=2, m=2))
+    assert all("ignored_targets=True" in each for each in says)

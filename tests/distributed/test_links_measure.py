@@ -97,7 +97,7 @@ def test_the_launch_command_writes_every_measure(tmp_path):
 def test_a_message_of_no_size_is_refused_in_one_sentence():
     done = launch_ranks(MODULE, "--max-mib", 0)
     assert done.returncode == 2
-    assert done.stderr == "error: --max-mib 0 is no message: give 1 or more\n"
+    assert done.stderr == "error: --max-mib 0 is too small: give 1 or more\n"
 
 
 def test_one_plain_process_measures_its_own_device(tmp_path):

@@ -1,15 +1,25 @@
 """Ours beside megatron-core: names of layouts, the table, the command."""
 
+import copy
 import json
+import sys
+import types
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
+import torch._dynamo
 from launching import launch_ranks
 
+import workshop.peers.megatron
 from workshop.bench.contestants import named
+from workshop.bench.megatron import ready
 from workshop.errors import UserError
+from workshop.job.launch import Job
 from workshop.lab1 import compare_megatron
 from workshop.layout import Layout
+from workshop.models.gpt import CONFIGS
 from workshop.peers.megatron.kernels import PARTS, side_by_side
 from workshop.profiling.groups import GROUPS
 
@@ -103,3 +113,32 @@ def test_a_layout_that_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
         "error: dp4: dp=4 × tp=1 × pp=1 needs 4 ranks and 1 were launched: "
         "launch 4, or change the sizes (choose others with --layouts)\n"
     )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_megatron_core_needs_of_dynamo_ends_with_its_turn(
+    monkeypatch, fails
+) -> None:
+    """Ours, in the next round, compiles as if it had never been there."""
+    key, seen = "automatic_dynamic_shapes", []
+    before = copy.deepcopy(torch._dynamo.config.get_config_copy())
+
+    def trainer(*arguments):
+        seen.append(getattr(torch._dynamo.config, key))
+        if fails:
+            raise ZeroDivisionError
+        return "trainer"
+
+    peer = types.ModuleType("workshop.peers.megatron.trainer")
+    peer.Settings = lambda *arguments, **options: None
+    peer.model_parallel = lambda layout: nullcontext()
+    peer.MegatronTrainer = trainer
+    monkeypatch.setitem(sys.modules, peer.__name__, peer)
+    monkeypatch.setattr(workshop.peers.megatron, "trainer", peer, False)
+    job = Job(0, 1, torch.device("cpu"))
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+        contestant = named("dp1", 1, 1, 1)
+        with ready("megatron", contestant, CONFIGS["tiny"], job) as made:
+            assert made == "trainer"
+    assert seen == [False]
+    assert torch._dynamo.config.get_config_copy() == before

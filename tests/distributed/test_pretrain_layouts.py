@@ -1,6 +1,9 @@
 """The pretraining gives the same losses however it is spread out."""
 
+import re
+
 import pytest
+import torch
 from pretrain_runs import pretrain, refused, values
 
 
@@ -126,6 +129,51 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 def test_bad_input_is_refused_by_all_ranks(pool2, folder, argv, says):
     messages = pool2.run(refused, folder, *argv)
     assert messages[0] == messages[1] and says in messages[0]
+
+
+def test_another_global_batch_resumes_after_the_sequences_seen(
+    pool2, tmp_path, folder
+):
+    """As steps of that batch from the same sequence on would go on."""
+    small, large = ["--micro-batch", "4"], ["--micro-batch", "8"]
+    argv = ["--checkpoint", str(tmp_path), "--resume"]
+    pool2.run(pretrain, folder, *argv, *large, "--steps", "2")
+    more = pool2.run(pretrain, folder, *argv, *small, "--steps", "5")[0]
+    assert more[0]["tokens_per_step"] == 2 * 4 * 64
+    assert more[0]["resumed"][0]["tokens_per_step"] == 2 * 8 * 64
+    state = torch.load(tmp_path / "step-00000005" / "state.pt")
+    assert state["sequences"] == 2 * 16 + 3 * 8
+
+
+@pytest.mark.parametrize(
+    "changed, says",
+    [
+        (["--seed", "2"], r"another seed \(1 there, 2 here\)"),
+        (["--corpus-mib", "0.1"], "another model .tokenizer|another corpus"),
+    ],
+)
+def test_other_batches_are_refused_at_resume(
+    pool2, tmp_path, folder, changed, says
+):
+    argv = ["--checkpoint", str(tmp_path), "--resume"]
+    pool2.run(pretrain, folder, *argv, "--steps", "1")
+    messages = pool2.run(refused, folder, *argv, *changed)
+    assert messages[0] == messages[1]
+    assert re.search(says, messages[0])
+
+
+def test_a_diverged_training_ends_in_one_sentence(pool2, folder):
+    says = pool2.run(diverged, folder, "--lr", "1e30", "--warmup", "0")
+    assert "has diverged, its" in says[0] and says[0] == says[1]
+    assert "\n" not in says[0]
+
+
+def diverged(rank, world, folder, *argv):
+    from workshop.errors import UserError
+
+    with pytest.raises(UserError) as raised:
+        pretrain(rank, world, folder, *argv)
+    return str(raised.value)
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_by_all_ranks(

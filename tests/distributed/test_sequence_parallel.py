@@ -18,6 +18,7 @@ from tensor_cases import (
 from torch import Tensor, nn
 
 from workshop.collectives import count
+from workshop.errors import UserError
 from workshop.parallel.tensor.mappings import (
     copy_to,
     gather_from,
@@ -182,3 +183,17 @@ def test_each_mapping_and_its_conjugate(pool2: Pool) -> None:
         part = torch.arange(12.0).view(2, 2, 3)
         whole = torch.cat([part, 2 * part]).view(2, 4, 3)
         check("reduce_scatter_tokens", run, whole)
+
+
+def cut_unevenly(rank: int, world: int) -> str:
+    """Return what cutting 5 tokens into 2 says."""
+    with pytest.raises(UserError) as refused:
+        reduce_scatter_tokens(
+            torch.ones(2, 5, 5), dist.group.WORLD.group_name
+        )
+    return str(refused.value)
+
+
+def test_an_activation_that_does_not_divide_is_refused(pool2: Pool) -> None:
+    for says in pool2.run(cut_unevenly):
+        assert "of 5 cannot be cut into 2 equal" in says

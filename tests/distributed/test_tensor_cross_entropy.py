@@ -12,6 +12,7 @@ from torch import Tensor
 from workshop.collectives import count
 from workshop.parallel.tensor import cross_entropy as vocab_cross_entropy
 from workshop.parallel.tensor.cross_entropy import (
+    mean_loss,
     vocab_parallel_cross_entropy,
 )
 
@@ -128,3 +129,45 @@ def overwritten(rank: int, world: int) -> list[bool]:
 def test_the_gradient_takes_the_place_of_the_logits(pool2: Pool) -> None:
     """There is no second buffer; backward again says so, not nonsense."""
     assert pool2.run(overwritten) == [[True, True]] * 2
+
+
+def ignoring(rank: int, world: int, dtype: torch.dtype) -> tuple:
+    """Return the mean loss and the gradient where some targets are -100."""
+    logits, targets, _ = dense(64, 1.0, dtype)
+    targets[::3] = -100
+    rows = 64 // world
+    own = logits[:, rows * rank : rows * (rank + 1)].clone()
+    own.requires_grad_()
+    losses = vocab_parallel_cross_entropy(
+        own * 1, targets, rows * rank, rows, dist.group.WORLD.group_name
+    )
+    mean = mean_loss(losses, targets)
+    mean.backward()
+    return losses.detach(), mean.detach(), own.grad
+
+
+def test_ignored_targets_count_as_in_the_dense_loss(pool2: Pool) -> None:
+    logits, targets, _ = dense(64, 1.0, torch.float64)
+    targets[::3] = -100
+    logits.requires_grad_()
+    each = F.cross_entropy(logits.detach(), targets, reduction="none")
+    due = F.cross_entropy(logits, targets)
+    due.backward()
+    ranks = pool2.run(ignoring, torch.float64)
+    for losses, mean, _ in ranks:
+        torch.testing.assert_close(losses, each)
+        torch.testing.assert_close(mean, due.detach(), rtol=1e-12, atol=0)
+    whole = torch.cat([gradient for *_, gradient in ranks], 1)
+    torch.testing.assert_close(whole, logits.grad)
+
+
+def plain(rank: int, world: int) -> bool:
+    losses = torch.randn(1000)
+    targets = torch.zeros(1000, dtype=torch.int64)
+    return torch.equal(mean_loss(losses, targets), losses.mean())
+
+
+def test_where_all_targets_count_the_mean_is_the_plain_one(
+    pool2: Pool,
+) -> None:
+    assert all(pool2.run(plain))

@@ -25,9 +25,9 @@ from workshop.records import job
         ("bundle --out full", "holds something else than a bundle"),
     ],
 )
-def test_it_is_one_sentence(words, says, tmp_path, monkeypatch):
+def test_it_is_one_sentence(words, says, tmp_path, short_path, monkeypatch):
     monkeypatch.setenv("WORKSHOP_ROOT", str(paths.root()))
-    monkeypatch.setenv("WORKSHOP_SLURM_BASE", str(tmp_path / "none"))
+    monkeypatch.setenv("WORKSHOP_SLURM_BASE", str(short_path / "none"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "work.txt").write_text("a year of it")
@@ -37,7 +37,7 @@ def test_it_is_one_sentence(words, says, tmp_path, monkeypatch):
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ") and says in last
     assert done.stderr.count("error") == 1
-    assert not (tmp_path / "none").exists()
+    assert not (short_path / "none").exists()
     assert (tmp_path / "full" / "work.txt").is_file()
 
 

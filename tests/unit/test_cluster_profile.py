@@ -10,6 +10,12 @@ from workshop.errors import UserError
 from workshop.slurm import jobs, profile
 
 
+@pytest.fixture(autouse=True)
+def no_cluster(tmp_path, monkeypatch):
+    """Whatever cluster this machine has is none of these tests'."""
+    monkeypatch.setenv("WORKSHOP_SLURM_BASE", str(tmp_path / "none"))
+
+
 @pytest.mark.parametrize("name", profile.names())
 def test_shipped_profiles_load(name: str, monkeypatch) -> None:
     monkeypatch.setattr(profile, "running", lambda: False)

@@ -59,6 +59,38 @@ def test_any_step_can_be_asked_for_first():
             assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("before, after", [((2, 1, 4), (1, 2, 2)),
+                                           ((1, 1, 3), (2, 3, 2))])  # fmt: skip
+def test_another_global_batch_goes_on_where_the_first_stopped(before, after):
+    """Four steps of the one, then five of the other: nothing comes twice."""
+
+    def dealt(steps, layout, **resumed):
+        world_size, accumulation, micro_batch = layout
+        ranks = [
+            make(
+                rank=rank,
+                world_size=world_size,
+                accumulation=accumulation,
+                micro_batch=micro_batch,
+            )
+            for rank in range(world_size)
+        ]
+        if resumed:
+            ranks = [rank.resumed(**resumed) for rank in ranks]
+        places = [
+            place
+            for step in steps
+            for rank in ranks
+            for i in range(accumulation)
+            for place in rank.positions(step, i)
+        ]
+        return sorted(places), ranks[0].taken(steps.stop)
+
+    first, taken = dealt(range(4), before)
+    second, end = dealt(range(4, 9), after, step=4, taken=taken)
+    assert first + second == list(range(end))
+
+
 def test_another_seed_is_another_order():
     assert list(make().indices(0)) != list(make(seed=6).indices(0))
 

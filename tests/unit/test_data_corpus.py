@@ -68,6 +68,22 @@ def test_few_long_documents_are_cut(count):
     assert len(training) == count
 
 
+@pytest.mark.parametrize("copies", [2, 20])
+@pytest.mark.parametrize("others", [0, 400])
+def test_nothing_held_out_is_trained_on(copies, others):
+    """Whatever the copies: of small documents, or of one that is cut."""
+    repeated = [f"this text comes {copies} times, {i}\n" for i in range(40)]
+    long = "".join(f"sentence {i} of many. " for i in range(400))
+    documents = repeated * copies + [long] * copies
+    documents += [f"document {i} " * (1 + i % 7) for i in range(others)]
+    for some in (documents, [long] * copies):
+        training, held_out = split(some)
+        assert held_out and training
+        assert not set(training) & set(held_out)
+        for text in held_out:
+            assert not any(text in trained for trained in training)
+
+
 def test_a_folder_is_read_in_the_order_of_its_paths(folder):
     corpus = load_corpus(str(folder))
     texts = (*corpus.training, *corpus.held_out)

@@ -99,6 +99,22 @@ def test_the_tokens_are_the_documents_with_their_ends():
     assert np.array_equal(again, training)
 
 
+def test_only_the_end_of_a_document_is_the_boundary():
+    """The text of the token inside a document is text like any other."""
+    texts = (f"see {END_OF_TEXT} here", END_OF_TEXT, "plain")
+    corpus = Corpus("test", texts, (END_OF_TEXT * 2,), "f" * 64)
+    trained = tokenizer_for(corpus, 300)
+    training, held_out = encoded(corpus, trained)
+    assert list(training).count(trained.end_of_text) == len(texts)
+    assert list(held_out).count(trained.end_of_text) == 1
+    pieces, start = [], 0
+    for end in np.flatnonzero(training == trained.end_of_text):
+        ids = training[start:end].tolist()
+        pieces.append(trained.tokenizer.decode(ids))
+        start = end + 1
+    assert pieces == list(texts)
+
+
 def test_a_vocabulary_below_the_bytes_is_refused():
     with pytest.raises(UserError, match="vocabulary of 256 cannot hold"):
         tokenizer_for(CORPUS, 256)

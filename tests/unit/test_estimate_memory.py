@@ -1,5 +1,6 @@
 """Bytes by formula against the tensors that the model really keeps."""
 
+import random
 from dataclasses import asdict
 
 import pytest
@@ -8,17 +9,21 @@ from estimate_cases import kept_bytes
 
 from workshop.estimate.memory import (
     DEVICES,
+    LIBRARY,
     activation_bytes,
     fits,
     head_bytes,
+    head_workspace,
     largest_micro_batch,
     largest_stage,
     layer_bytes,
     rank_bytes,
+    stage_workspace,
     state_bytes,
 )
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS, GPT, GPTConfig, compile_blocks
+from workshop.parallel.pipeline.schedule import make_schedule
 from workshop.records.load import load
 from workshop.training.optimizer import make_optimizer
 
@@ -129,6 +134,81 @@ def test_sequence_parallelism_divides_every_activation():
     logarithms = 4 * 2 * 16 * 1024 // 4
     statistics = 2 * 1024 * 8
     assert tensor - logarithms - statistics == unit * (8 + 24 // 4)
+
+
+@pytest.mark.parametrize(
+    ("p", "v", "gib"), [(2, 2, 8.509), (4, 2, 10.261), (4, 3, 9.510)]
+)
+def test_interleaved_chunks_of_unequal_size_at_their_peak(p, v, gib):
+    layout = Layout(
+        pp=p,
+        schedule="interleaved",
+        virtual_stages=v,
+        micro_batch=4,
+        num_microbatches=8,
+    )
+    kept = activation_bytes(GPT_1_3B, layout)
+    assert kept["layers"] / 2**30 == pytest.approx(gib, abs=5e-4)
+
+
+SCHEDULES = [
+    (name, p, m, v)
+    for p in (2, 3, 4)
+    for m in (p, 2 * p, 3 * p)
+    for name, v in [("gpipe", 1), ("1f1b", 1)]
+    + [("interleaved", v) for v in (2, 3)]
+]
+
+
+@pytest.mark.parametrize(("name", "p", "m", "v"), SCHEDULES)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_peak_equals_a_walk_through_the_schedule(name, p, m, v, seed):
+    """Whatever the cut: each operation of `make_schedule` in its order."""
+    draw = random.Random(seed)
+    cut = tuple(draw.randint(1, 6) for _ in range(p * v))
+    model = {**GPT_1_3B, "layers": sum(cut)}
+    layout = Layout(
+        pp=p,
+        schedule=name,
+        virtual_stages=v,
+        num_microbatches=m,
+        micro_batch=draw.choice([1, 4]),
+        cut=cut,
+    )
+    of_layer, of_head = layer_bytes(model, layout), head_bytes(model, layout)
+    head, stage = (
+        head_workspace(model, layout),
+        stage_workspace(model, layout),
+    )
+    for rank, operations in enumerate(make_schedule(name, p, m, v)):
+        held, peak = 0, 0
+        for operation in operations:
+            index = operation.chunk * p + rank
+            last = index == p * v - 1
+            size = cut[index] * of_layer + (of_head if last else 0)
+            if operation.kind == "B":
+                peak = max(peak, held + (head if last else stage))
+            held += size if operation.kind == "F" else -size
+        assert held == 0
+        assert sum(activation_bytes(model, layout, rank).values()) == peak
+
+
+def test_the_largest_micro_batch_of_interleaved_stages_fits():
+    """By the walk of the test above; a shared-out count promised more."""
+    layout = Layout(
+        pp=4, schedule="interleaved", virtual_stages=3, num_microbatches=8
+    )
+    capacity = 40 * 2**30
+    largest = largest_micro_batch(GPT_1_3B, layout, capacity, reserve=0)
+
+    def needs(size):
+        spread = layout.replace(micro_batch=size)
+        states = sum(state_bytes(GPT_1_3B, spread).values())
+        layers = 9.510 / 4 * size * 2**30
+        workspace = stage_workspace(GPT_1_3B, spread)
+        return states + layers + workspace + LIBRARY
+
+    assert needs(largest) < capacity * 1.001 < needs(largest + 1)
 
 
 def test_the_largest_micro_batch_fits_and_one_more_does_not():

@@ -1,10 +1,34 @@
 """What the runs over layouts choose, before any rank starts."""
 
+from functools import partial
+
 import pytest
 
 from workshop.bench.contestants import one_strategy_each
+from workshop.errors import UserError
 from workshop.estimate.pipeline import bubble_over_total
-from workshop.lab1 import check_layouts, sweep_pipeline
+from workshop.lab1 import (
+    check_layouts,
+    compare_ddp,
+    compare_layouts,
+    compare_megatron,
+    measure_links,
+    one_rank,
+    out_of_memory,
+    pretrain_options,
+    sweep_pipeline,
+)
+
+GIVEN = (measure_links, one_rank, pretrain_options)
+ENTRY_POINTS = (
+    *GIVEN,
+    check_layouts,
+    compare_ddp,
+    compare_layouts,
+    compare_megatron,
+    out_of_memory,
+    sweep_pipeline,
+)
 
 
 def test_every_layout_of_four_ranks_is_checked() -> None:
@@ -32,6 +56,39 @@ def test_layouts_count_what_all_ranks_process() -> None:
     assert sequences == {
         "alone": 32, "dp2": 32, "tp2": 16, "tp2-sp": 16, "pp2": 64
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "option, smallest",
+    [
+        ("--steps", 1),
+        ("--rounds", 1),
+        ("--micro-batch", 1),
+        ("--warmup-steps", 0),
+        ("--max-mib", 1),
+        ("--micro-batches", 1),
+        ("--num-microbatches", 1),
+        ("--piece", 1),
+    ],
+)
+def test_no_entry_point_takes_a_count_that_is_none(
+    monkeypatch, option, smallest
+) -> None:
+    """Each has some of these options; those it has, it checks."""
+    checked = 0
+    for module in ENTRY_POINTS:
+        argv = [option, str(smallest - 1)]
+        monkeypatch.setattr("sys.argv", [module.__name__, *argv])
+        parse = partial(module.parse, argv if module in GIVEN else None)
+        if module not in GIVEN:
+            parse = module.parse
+        with pytest.raises(UserError) as refused:
+            parse()
+        if "unrecognized" not in str(refused.value):
+            says = str(refused.value)
+            assert option in says and "is too small" in says
+            checked += 1
+    assert checked
 
 
 @pytest.mark.parametrize(

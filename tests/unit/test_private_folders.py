@@ -33,14 +33,16 @@ def theirs(monkeypatch):
 
 
 @pytest.fixture
-def trap(tmp_path, monkeypatch):
+def trap(short_path, monkeypatch):
     """A cluster that looks as if it were up, and whose sinfo is a trap."""
-    base = tmp_path / "c"
+    base = short_path / "c"
     for part in ("bin", "run"):
         (base / part).mkdir(parents=True, mode=0o700)
     base.chmod(0o700)
     replace(TWO_OF_TWO, base=str(base)).save()
-    (base / "bin" / "sinfo").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (base / "bin" / "sinfo").write_text(
+        f"#!/bin/sh\ntouch {short_path}/ran\n"
+    )
     (base / "bin" / "sinfo").chmod(0o755)
     monkeypatch.setenv("WORKSHOP_SLURM_BASE", str(base))
     monkeypatch.setattr(state, "broken", lambda layout: None)

@@ -18,3 +18,13 @@ def test_rounds_are_values_of_their_own(tmp_path):
     assert ours["values"] == [3.0, 1.0, 8.0]
     assert (ours["median"], ours["min"], ours["max"]) == (3.0, 1.0, 8.0)
     assert summary["speed{who=them}"]["values"] == [6.0]
+
+
+def test_the_last_loss_is_that_of_the_last_step_or_none(tmp_path):
+    path = tmp_path / "m.jsonl"
+    with MetricsWriter(path) as writer:
+        for step, loss in enumerate((5.0, 4.0, float("nan")), start=1):
+            writer.step(step=step, loss=loss)
+    summary = summarise([path], 2)
+    assert summary["first_loss"]["median"] == 5.0
+    assert "last_loss" not in summary

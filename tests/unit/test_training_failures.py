@@ -1,13 +1,17 @@
 """Out of memory in one sentence: asked for, there, needed, what to do."""
 
 import resource
+import time
+from datetime import timedelta
 
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 
 from workshop.errors import UserError
-from workshop.job.failures import memory_explained
+from workshop.job import failures
+from workshop.job.failures import is_lost_connection, memory_explained
 
 CPU = torch.device("cpu")
 CUDA_SAYS = (
@@ -53,6 +57,81 @@ def test_a_limit_of_the_process_is_what_it_has(monkeypatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (2**30, 2**31))
     says = sentence(torch.OutOfMemoryError(CUDA_SAYS), 10)
     assert "the process has 1.0 GiB" in says
+
+
+GLOO_SAYS = (
+    "[/build/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection "
+    "closed by peer [127.0.0.1]:4311."
+)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        dist.DistNetworkError("the client socket has timed out"),
+        dist.DistStoreError("wait timeout"),
+        dist.DistBackendError("NCCL communicator was aborted"),
+        RuntimeError(GLOO_SAYS),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_c10d_raises_is_a_lost_connection(error) -> None:
+    assert is_lost_connection(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionRefusedError(111, "Connection refused"),
+        ConnectionError("Connection to the data server was lost"),
+        RuntimeError("no Connection to gloo/transport/tcp/pair.cc:553"),
+        KeyError("gloo"),
+        ValueError(GLOO_SAYS),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_that_only_speaks_of_it_is_the_ranks_own(error) -> None:
+    assert not is_lost_connection(error)
+
+
+@pytest.fixture
+def store(monkeypatch):
+    """The store that the ranks of a job share."""
+    shared = dist.HashStore()
+    monkeypatch.setattr(
+        dist.distributed_c10d, "_get_default_store", lambda: shared
+    )
+    return shared
+
+
+def test_a_name_that_is_there_is_not_waited_for(store) -> None:
+    store.set(failures.KEY, "1")
+    begin = time.monotonic()
+    failures.wait_for_name()
+    assert time.monotonic() - begin < failures.PATIENCE.total_seconds() / 4
+
+
+def test_patience_ends_without_a_name(store, monkeypatch) -> None:
+    monkeypatch.setattr(failures, "PATIENCE", timedelta(milliseconds=50))
+    begin = time.monotonic()
+    failures.wait_for_name()
+    assert time.monotonic() - begin >= 0.05
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("the reader ran out of memory cards"),
+        OSError("can't allocate memory for the socket"),
+        RuntimeError("said: CUDA out of memory"),
+    ],
+)
+def test_memory_in_a_message_is_no_lack_of_it(error) -> None:
+    with (
+        pytest.raises(type(error), match=str(error)),
+        memory_explained(10, 1, 1, CPU),
+    ):
+        raise error
 
 
 def test_other_errors_stay_what_they_are() -> None:

@@ -152,15 +152,35 @@ def test_tensorboard_on_a_full_disk_is_one_sentence(
                 writer.step(**{**STEP, "step": step})
 
 
-def test_a_full_disk_is_told_from_other_errors():
+def test_a_full_disk_is_told_from_other_errors(capsys):
     @one_sentence
-    def fails(number):
-        raise OSError(number, os.strerror(number), "a/file")
+    def fails(number, *file):
+        raise OSError(number, os.strerror(number), *file)
 
-    with pytest.raises(SystemExit):
-        fails(errno.ENOSPC)
-    with pytest.raises(FileNotFoundError):
-        fails(errno.ENOENT)
+    for number, says in (
+        (errno.ENOSPC, "the disk has no room for a/file"),
+        (errno.ENOENT, "a/file cannot be used"),
+    ):
+        with pytest.raises(SystemExit):
+            fails(number, "a/file")
+        assert says in capsys.readouterr().err
+    with pytest.raises(BrokenPipeError):
+        fails(errno.EPIPE)
+
+
+def test_a_resumed_run_says_what_has_changed_since(tmp_path):
+    path = tmp_path / "m.jsonl"
+    for resumed_at, tokens in ((0, 512), (1, 256), (2, 256), (3, 128)):
+        with MetricsWriter(path, resumed_at=resumed_at) as writer:
+            writer.meta(seed=1, tokens_per_step=tokens)
+            writer.step(step=resumed_at + 1)
+    meta, *steps = events(path)
+    assert meta["tokens_per_step"] == 128
+    assert meta["resumed"] == [
+        {"until_step": 1, "tokens_per_step": 512},
+        {"until_step": 3, "tokens_per_step": 256},
+    ]
+    assert [step["step"] for step in steps] == [1, 2, 3, 4]
 
 
 def test_a_diverged_loss_stays_valid_json(tmp_path):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from workshop.errors import UserError
 from workshop.job.clock import Mark, StepClock
 from workshop.job.launch import Job
 from workshop.job.metrics import MetricsWriter
@@ -58,3 +59,27 @@ def test_the_clock_measures_between_marks(monkeypatch):
     assert clock.mark(1, torch.tensor([3.0])).read() == ([3.0], 1.5)
     clock.restart()
     assert clock.mark(2, torch.tensor([4.0])).read() == ([4.0], 0.25)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    "values, says",
+    [
+        ([float("nan"), 1.0], "its loss is nan in step 3"),
+        ([2.0, float("inf")], "its gradient norm is inf in step 3"),
+    ],
+)
+def test_a_diverged_step_is_written_and_ends_every_rank(
+    tmp_path, rank, values, says
+):
+    path = tmp_path / "m.jsonl"
+    with MetricsWriter(path if rank == 0 else None) as writer:
+        reporter = Reporter(Job(rank, 2, CPU), writer, 8, 1.0, None, 1, 0)
+        with pytest.raises(UserError, match=says):
+            reporter.step(Mark(3, torch.tensor(values), None, 1.0, 2.0))
+        with pytest.raises(UserError, match="evaluation after step 3"):
+            reporter.held_out(3, float("inf"))
+    if rank == 0:
+        (step, _) = path.read_text().splitlines()
+        loss, norm = json.loads(step)["loss"], json.loads(step)["grad_norm"]
+        assert "nan" in (loss, norm) or "inf" in (loss, norm)

@@ -18,9 +18,10 @@ from workshop.estimate.hardware import peak_flops
 from workshop.job.clock import StepClock
 from workshop.job.launch import Job, together
 from workshop.job.metrics import MetricsWriter, metrics_path
+from workshop.job.options import check_numbers
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS, size_of
-from workshop.training.report import flops_of
+from workshop.training.report import flops_of, refuse_diverged
 from workshop.training.text import prepare
 from workshop.training.trainer import Trainer
 
@@ -41,7 +42,13 @@ def settled(
     """Return the arguments with the small sizes where they hold.
 
     `--small` goes without saying where there is no GPU.
+
+    Raises:
+        UserError: a count or a size is too small.
     """
+    counts = ("micro_batch", "piece", "num_microbatches", "rounds", "steps")
+    least = {name: 1 for name in counts if name in args}
+    check_numbers(args, {**least, "warmup_steps": 0})
     if args.small or not torch.cuda.is_available():
         vars(args).update(small, small=True)
     return args
@@ -96,12 +103,17 @@ class Bench:
         """Return this rank's median seconds of a step, and the last values.
 
         The first `warmup_steps` are not among those of the median.
+
+        Raises:
+            UserError: the training has diverged.
         """
         clock, marks = StepClock(self.job.device), []
         for number in range(self.args.warmup_steps + self.args.steps):
             values = trainer.step(batches.on(self.job.device, number), LR)
             marks.append(clock.mark(number, values))
         read = [mark.read() for mark in marks]
+        for number, (values, _) in enumerate(read, start=1):
+            refuse_diverged(f"step {number}", *values)
         seconds = [each for _, each in read[self.args.warmup_steps :]]
         return median(seconds), read[-1][0]
 

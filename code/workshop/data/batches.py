@@ -5,7 +5,7 @@ any number of ranks and of accumulated micro-batches sees the same global
 batch at the same step.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,6 +14,8 @@ from torch import Tensor
 
 from workshop.errors import UserError
 from workshop.layout import Layout
+
+IGNORED = -100  # by torch's cross-entropy
 
 
 @lru_cache(maxsize=2)
@@ -29,7 +31,8 @@ class Batches:
     Sequence i is the tokens from i * s to (i + 1) * s, and its targets are
     the same shifted by one.  The global batch of a step is the next
     `micro_batch * accumulation * world_size` sequences of the epoch's
-    permutation; it may cross into the next epoch.
+    permutation; it may cross into the next epoch.  `offset` sequences more
+    have been taken before than steps of this size take.
 
     Raises `UserError` when there is not one whole sequence.
     """
@@ -41,6 +44,7 @@ class Batches:
     rank: int = 0
     world_size: int = 1
     seed: int = 0
+    offset: int = 0
 
     def __post_init__(self) -> None:
         if self.sequences < 1:
@@ -80,18 +84,32 @@ class Batches:
         """How many sequences all ranks together see in a step."""
         return self.micro_batch * self.accumulation * self.world_size
 
-    def indices(self, step: int, micro_step: int = 0) -> np.ndarray:
-        """Return which sequences this rank takes, shape (micro_batch,)."""
+    def taken(self, steps: int) -> int:
+        """Return how many sequences all ranks have taken in `steps`."""
+        return steps * self.global_batch + self.offset
+
+    def resumed(self, step: int, taken: int) -> "Batches":
+        """Return the batches that go on where `taken` sequences were taken.
+
+        `step` steps took them, with this global batch or another one.
+        """
+        return replace(self, offset=taken - step * self.global_batch)
+
+    def positions(self, step: int, micro_step: int = 0) -> range:
+        """Return this rank's places among all sequences ever taken."""
         first = (
-            step * self.global_batch
+            self.taken(step)
             + (micro_step * self.world_size + self.rank) * self.micro_batch
         )
-        positions = range(first, first + self.micro_batch)
+        return range(first, first + self.micro_batch)
+
+    def indices(self, step: int, micro_step: int = 0) -> np.ndarray:
+        """Return which sequences this rank takes, shape (micro_batch,)."""
         size = self.sequences
         return np.array(
             [
                 permutation(self.seed, p // size, size)[p % size]
-                for p in positions
+                for p in self.positions(step, micro_step)
             ]
         )
 
@@ -103,14 +121,23 @@ class Batches:
         return both[:, :-1].contiguous(), both[:, 1:].contiguous()
 
     def on(
-        self, device: torch.device, step: int
+        self, device: torch.device, step: int, until: int | None = None
     ) -> list[tuple[Tensor, Tensor]]:
         """Return all micro-batches of a step on `device`.
 
+        Of the sequences from place `until` on, the targets are -100, which
+        count in no loss.
         On CUDA the copy is asynchronous, from pinned memory: call it while
         the device computes the step before.
         """
         batches = [self.at(step, i) for i in range(self.accumulation)]
+        if until is not None:
+            for i, (tokens, targets) in enumerate(batches):
+                beyond = [[p >= until] for p in self.positions(step, i)]
+                # Not in place: a single sequence's targets are a view of
+                # what its tokens are.
+                kept = targets.masked_fill(torch.tensor(beyond), IGNORED)
+                batches[i] = tokens, kept
         if device.type != "cuda":
             return batches
         return [

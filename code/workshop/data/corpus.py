@@ -7,6 +7,7 @@ ship different texts, so the corpus carries a SHA-256.
 
 import hashlib
 import sysconfig
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,29 +84,30 @@ def split(
     """Split into training and held-out documents, the same on every call.
 
     Documents are taken in the order of their SHA-256 while about `fraction`
-    of the text is held out, so that neither order nor names matter.  Where
-    every document is too long for that, the end of the longest is cut off
+    of the text is held out, so that neither order nor names matter.  All
+    copies of a repeated document go the same way.  Where every document is
+    too long for that, the end of the longest is cut off each of its copies
     and held out.
     """
     wanted = fraction * sum(map(len, documents))
+    copies = Counter(documents)
     by_hash = sorted(
-        range(len(documents)),
-        key=lambda i: hashlib.sha256(documents[i].encode()).digest(),
+        copies, key=lambda text: hashlib.sha256(text.encode()).digest()
     )
-    chosen: set[int] = set()
+    chosen: set[str] = set()
     taken = 0
-    for i in by_hash:
-        if taken + len(documents[i]) <= wanted:
-            chosen.add(i)
-            taken += len(documents[i])
-    training = [d for i, d in enumerate(documents) if i not in chosen]
-    held_out = [documents[i] for i in sorted(chosen)]
+    for text in by_hash:
+        if taken + copies[text] * len(text) <= wanted:
+            chosen.add(text)
+            taken += copies[text] * len(text)
+    training = [text for text in documents if text not in chosen]
+    held_out = [text for text in documents if text in chosen]
     if not held_out:
-        longest = max(range(len(training)), key=lambda i: len(training[i]))
-        text = training[longest]
-        cut = max(1, len(text) - max(1, round(wanted)))
-        training[longest], tail = text[:cut], text[cut:]
-        held_out = [tail]
+        longest = max(training, key=len)
+        tail = max(1, round(wanted / copies[longest]))
+        cut = max(1, len(longest) - tail)
+        training = [t[:cut] if t == longest else t for t in training]
+        held_out = [longest[cut:]]
     return tuple(training), tuple(held_out)
 
 

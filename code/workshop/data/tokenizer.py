@@ -24,6 +24,7 @@ from workshop.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
 BYTES = 256
+CACHED = "v2"  # of how a corpus is split and encoded: names what is cached
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def tokenizer_for(
             f"a vocabulary of {vocabulary} cannot hold the {BYTES} bytes "
             f"and the end of a document: ask for {BYTES + 1} or more"
         )
-    name = f"{corpus.sha256[:16]}-{vocabulary}.json"
+    name = f"{corpus.sha256[:16]}-{vocabulary}-{CACHED}.json"
     path = paths.cache() / "tokenizers" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
@@ -79,6 +80,8 @@ def tokenizer_for(
             f"the cached tokenizer {path} is damaged: delete it, and the "
             "next run trains it again"
         ) from None
+    # A text that has <|endoftext|> in it does not end there.
+    tokenizer.encode_special_tokens = True
     digest = hashlib.sha256(content).hexdigest()
     return TrainedTokenizer(tokenizer, path, digest)
 

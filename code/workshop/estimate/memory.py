@@ -6,7 +6,7 @@ Parameters and states are exact; activations follow Korthikanti et al. 2022
 (arXiv 2205.05198), section 4, for attention that never writes its matrix.
 """
 
-from workshop.estimate.pipeline import in_flight
+from workshop.estimate.pipeline import held_at_backwards
 from workshop.estimate.stages import chunks_of, rank_parameters
 
 # Bytes of a parameter: weights, gradients and optimizer states of AdamW.
@@ -114,31 +114,42 @@ def stage_workspace(model, layout, element_bytes=2):
 def activation_bytes(model, layout, stage=0, element_bytes=2, compiled=True):
     """Return the activations of a stage at its peak: a dict of bytes.
 
-    `layers` and `logits` count the micro-batches in flight; under GPipe
-    the last stage keeps the logits of all, under 1F1B of one.
-    `workspace` is what the first backward needs on top.
+    `layers` and `logits` count the micro-batches in flight, `workspace` is
+    what the backward needs that begins then.  The peak is found by a walk
+    through the schedule: interleaved chunks of unequal size hold most at
+    another moment than the one with the most micro-batches.
     """
     held = chunks_of(model, layout, stage)
-    v = len(held)
     p, m = layout.pp, layout.num_microbatches
-    alive = in_flight(layout.schedule, p, m, v, stage) if p > 1 else 1
-    workspace = stage_workspace(model, layout, element_bytes)
-    activations = {"layers": 0, "logits": 0, "workspace": workspace}
     each = layer_bytes(model, layout, element_bytes)
-    for position, (layers, _, last) in enumerate(held):
-        # The chunks share the micro-batches in flight; the first ones of a
-        # rank start first and so hold the remainder.
-        share = alive // v + (1 if position < alive % v else 0)
-        activations["layers"] += share * layers * each
-        if last:
-            kept = m if layout.schedule == "gpipe" and p > 1 else 1
-            activations["logits"] = kept * head_bytes(
-                model, layout, element_bytes, compiled
-            )
-            activations["workspace"] = head_workspace(
-                model, layout, element_bytes, compiled
-            )
-    return activations
+    logits = head_bytes(model, layout, element_bytes, compiled)
+    workspaces = [
+        head_workspace(model, layout, element_bytes, compiled)
+        if last
+        else stage_workspace(model, layout, element_bytes)
+        for _, _, last in held
+    ]
+    # Without a pipeline a micro-batch's backward follows its forward.
+    walk = (
+        held_at_backwards(layout.schedule, p, m, len(held), stage)
+        if p > 1
+        else [([1], 0)]
+    )
+    peak = {"layers": 0, "logits": 0, "workspace": 0}
+    for alive, backward in walk:
+        of_chunks = list(zip(alive, held))
+        moment = {
+            "layers": sum(
+                n * layers * each for n, (layers, _, _) in of_chunks
+            ),
+            "logits": sum(
+                n * logits for n, (_, _, last) in of_chunks if last
+            ),
+            "workspace": workspaces[backward],
+        }
+        if sum(moment.values()) > sum(peak.values()):
+            peak = moment
+    return peak
 
 
 def rank_bytes(

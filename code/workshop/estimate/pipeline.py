@@ -34,6 +34,33 @@ def in_flight(schedule, p, m, v=1, stage=0):
     return min(m * v, 2 * (p - stage - 1) + (v - 1) * p + 1)
 
 
+def held_at_backwards(schedule, p, m, v=1, stage=0):
+    """Yield what a rank holds each time that a backward begins.
+
+    Pairs: of each of its v chunks the micro-batches that are held, a list,
+    and the chunk whose backward it is.  Interleaved, micro-batches go in
+    groups of p through the first chunk, then through the next; backwards
+    take the chunks in reverse.  What is held grows only between two
+    backwards, so its peak is one of these moments.
+    """
+    passes = m * v
+    if schedule == "gpipe":
+        first = passes
+    elif schedule == "1f1b" or v == 1:
+        first = p - stage
+    else:
+        first = 2 * (p - stage - 1) + (v - 1) * p + 1
+    held = [0] * v
+    begun = 0
+    for done in range(passes):
+        while begun < min(passes, first + done):
+            held[begun // p % v] += 1
+            begun += 1
+        chunk = v - 1 - done // p % v
+        yield list(held), chunk
+        held[chunk] -= 1
+
+
 def pipeline_seconds(stages, m, v=1, hand_over=0.0, schedule="1f1b"):
     """Return the parts of a step of a pipeline: a dict of seconds.
 

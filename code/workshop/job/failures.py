@@ -10,10 +10,10 @@ import os
 import re
 import resource
 import sys
-import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import NoReturn
 
 import psutil
@@ -30,7 +30,13 @@ GIB = 2**30
 # Weights, gradients and AdamW's states of a parameter: as many whether all
 # of them are float32 or bfloat16 with float32 masters.
 STATE_BYTES = 16
-PATIENCE = 2.0  # seconds; torchrun looks after its ranks every 0.1
+PATIENCE = timedelta(seconds=2)  # torchrun looks after its ranks every 0.1
+# Gloo and the allocators have no exception of their own: they raise
+# RuntimeError, and begin with the place in their source that raised it.
+GLOO = re.compile(r"\[[^]]*\bgloo/\S+\.(cc|h):\d+\] ")
+ALLOCATOR = re.compile(
+    r"\[enforce fail at alloc_cpu\.cpp:\d+\]|CUDA( error:)? out of memory"
+)
 KEY = "workshop/failed-first"
 
 
@@ -76,10 +82,8 @@ def end(error: Exception) -> NoReturn:
     say in one line on whose account. Exit code 1, without waiting for
     kernels or messages that will never complete.
     """
-    if _is_lost_connection(error):
-        # Somebody else was killed: torchrun is about to end this rank too,
-        # and its summary then names the right one.
-        time.sleep(PATIENCE)
+    if is_lost_connection(error):
+        wait_for_name()
     rank, first = dist.get_rank(), failed_first()
     if rank == first:
         get_error_handler().record_exception(error)
@@ -102,14 +106,28 @@ def refuse(message: str) -> NoReturn:
     os._exit(2)
 
 
-def _is_lost_connection(error: Exception) -> bool:
-    """Tell whether the error is what a rank sees of another's death."""
-    says = str(error)
-    return (
-        isinstance(error, dist.DistError)
-        or "gloo" in says
-        or "Connection" in says
-    )
+def is_lost_connection(error: Exception) -> bool:
+    """Tell whether the error is what a rank sees of another's death.
+
+    One of c10d's own errors, or gloo's.  An error of the program that speaks
+    of connections, such as Python's `ConnectionError`, is its own.
+    """
+    if isinstance(error, dist.DistError):
+        return True
+    return type(error) is RuntimeError and bool(GLOO.match(str(error)))
+
+
+def wait_for_name() -> None:
+    """Wait until the rank that failed first has left its name.
+
+    It comes at once from one that had an exception.  One that was killed
+    leaves none: torchrun is about to end this rank too, and its summary then
+    names the right one.
+    """
+    # The store has gone with its rank, or nobody came in time.
+    with suppress(RuntimeError, ValueError):
+        store = dist.distributed_c10d._get_default_store()
+        store.wait([KEY], PATIENCE)
 
 
 @contextmanager
@@ -141,12 +159,12 @@ def memory_explained(
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    says = str(error).lower()
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or "out of memory" in says
-        or "can't allocate memory" in says
-    )
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    says = str(error)
+    if isinstance(error, torch.AcceleratorError | dist.DistError):
+        return "out of memory" in says  # CUDA's and NCCL's name of it
+    return type(error) is RuntimeError and bool(ALLOCATOR.match(says))
 
 
 def _sentence(

@@ -39,7 +39,8 @@ class MetricsWriter:
 
     Only rank 0 of a job should be given a path.  An existing file is
     replaced.  With `resumed_at=n` it is continued: what an interrupted run
-    wrote after step n, from where it will be repeated, is cut off.
+    wrote after step n, from where it will be repeated, is cut off, and the
+    meta event becomes that of the run that goes on.
 
     Raises `UserError` when the file cannot be opened or written, on a full
     disk say.
@@ -49,7 +50,7 @@ class MetricsWriter:
         self, path: str | os.PathLike | None, resumed_at: int = 0
     ) -> None:
         self._file, self._path = None, path
-        self._has_meta = False
+        self._before, self._resumed_at = None, resumed_at
         if path is None:
             return
         with self._writable():
@@ -57,17 +58,29 @@ class MetricsWriter:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             if kept:
                 os.truncate(path, kept)
+                with open(path, encoding="utf-8") as lines:
+                    self._before = json.loads(next(lines))
             mode = "a" if kept else "w"
             self._file = open(path, mode, encoding="utf-8")  # noqa: SIM115
-        self._has_meta = bool(kept)
 
     def meta(self, **fields: object) -> None:
         """Write what describes the whole run; once, before the rest.
 
-        A file that is continued has it already and keeps it.
+        A file that is continued has one already: what has changed since is
+        replaced, and stands under `resumed` as it was until that step.
         """
-        if not self._has_meta:
-            self._write({"event": "meta", "units": UNITS, **fields})
+        meta = {"event": "meta", "units": UNITS, **fields}
+        before = self._before
+        if before is None:
+            self._write(meta)
+            return
+        now = {**before, **json.loads(_line(meta))}
+        was = {key: old for key, old in before.items() if now[key] != old}
+        if was:
+            until = {"until_step": self._resumed_at, **was}
+            now["resumed"] = [*before.get("resumed", []), until]
+        if now != before:
+            self._replace_meta(now)
 
     def step(self, **fields: object) -> None:
         """Write one training step: the fields of `format_step`, and more."""
@@ -103,10 +116,23 @@ class MetricsWriter:
     def _write(self, event: dict) -> None:
         if self._file is None:
             return
-        line = json.dumps({k: _jsonable(v) for k, v in event.items()})
         with self._writable():
-            self._file.write(line + "\n")
+            self._file.write(_line(event) + "\n")
             self._file.flush()
+
+    def _replace_meta(self, event: dict) -> None:
+        """Exchange the first line; the old file stays until the new is."""
+        path = Path(self._path)
+        beside = path.with_name(f".{path.name}.partial")
+        with self._writable():
+            self._file.close()
+            try:
+                _, _, rest = path.read_bytes().partition(b"\n")
+                beside.write_bytes(f"{_line(event)}\n".encode() + rest)
+                beside.replace(path)
+            finally:
+                beside.unlink(missing_ok=True)
+            self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     @contextmanager
     def _writable(self) -> Iterator[None]:
@@ -162,6 +188,10 @@ def _bytes_until(path: Path, step: int) -> int:
             break
         length += len(line)
     return length
+
+
+def _line(event: dict) -> str:
+    return json.dumps({k: _jsonable(v) for k, v in event.items()})
 
 
 def _shown(value: float, form: str, scale: int) -> str:

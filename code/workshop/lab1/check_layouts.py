@@ -13,11 +13,11 @@ import torch.distributed as dist
 from torch import nn
 
 from workshop import collectives
-from workshop.errors import UserError
 from workshop.groups import Groups, make_groups
 from workshop.job.failures import joined
 from workshop.job.launch import Job, together
 from workshop.job.metrics import MetricsWriter, metrics_path
+from workshop.job.options import Parser, check_numbers
 from workshop.layout import Layout
 from workshop.models.gpt import GPT, GPTConfig, seeded
 from workshop.parallel.placement import Shard
@@ -48,12 +48,11 @@ class Result:
 
 def parse() -> argparse.Namespace:
     """Return the arguments."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[2])
+    parser = Parser(description=__doc__.splitlines()[2])
     add = parser.add_argument
     add("--steps", type=int, default=3, help="updates in each layout")
     args = parser.parse_args()
-    if args.steps < 1:
-        raise UserError(f"--steps {args.steps} is too small: give 1 or more")
+    check_numbers(args, {"steps": 1})
     return args
 
 

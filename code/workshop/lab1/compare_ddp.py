@@ -23,6 +23,7 @@ from workshop.bench.contestants import (
 from workshop.groups import make_groups
 from workshop.job.failures import joined
 from workshop.job.launch import Job, together
+from workshop.job.options import Parser
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
 from workshop.peers.nanogpt import NanoGPT, NanoGPTTrainer
@@ -46,7 +47,7 @@ SMALL = {"model": "tiny", "micro_batch": 2, "steps": 2, "warmup_steps": 1}
 
 def parse() -> argparse.Namespace:
     """Return the arguments; without a GPU `--small` goes without saying."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[2])
+    parser = Parser(description=__doc__.splitlines()[2])
     add = parser.add_argument
     add("--model", choices=list(CONFIGS), default="gpt-1.3b")
     add("--micro-batch", type=int, default=16, help="sequences at once")
@@ -186,7 +187,7 @@ class Comparison(Bench):
 def main() -> None:
     """Run all rounds, then the traces."""
     with joined() as job:
-        comparison = Comparison(job, parse())
+        comparison = Comparison(job, together(parse))
         for number in range(comparison.args.rounds):
             comparison.round(number)
         if comparison.args.trace and job.device.type == "cuda":

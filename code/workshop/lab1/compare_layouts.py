@@ -23,13 +23,14 @@ from workshop.data.batches import Batches
 from workshop.errors import UserError
 from workshop.job.failures import joined
 from workshop.job.launch import Job, together
+from workshop.job.options import Parser
 from workshop.models.gpt import CONFIGS
 from workshop.training.report import memory_gib
 
 
 def parse() -> argparse.Namespace:
     """Return the arguments; without a GPU `--small` goes without saying."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[2])
+    parser = Parser(description=__doc__.splitlines()[2])
     add = parser.add_argument
     add("--model", choices=list(CONFIGS), default="gpt-1.3b")
     add("--micro-batch", type=int, default=16, help="sequences at once")

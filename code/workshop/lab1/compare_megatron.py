@@ -22,6 +22,7 @@ from workshop.bench.megatron import NAMES, ready
 from workshop.errors import UserError
 from workshop.job.failures import joined
 from workshop.job.launch import Job, together
+from workshop.job.options import Parser
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
 from workshop.peers.megatron.available import require
@@ -32,7 +33,7 @@ from workshop.training.report import memory_gib
 
 def parse() -> argparse.Namespace:
     """Return the arguments; without a GPU `--small` goes without saying."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[2])
+    parser = Parser(description=__doc__.splitlines()[2])
     add = parser.add_argument
     add("--model", choices=list(CONFIGS), default="gpt-1.3b")
     add("--layouts", metavar="NAMES", help="default: dp, tp, tp-sp and pp")

@@ -31,9 +31,9 @@ from workshop.bench.links.point_to_point import Copy, copy_matrix
 from workshop.bench.links.send_recv import message_matrix
 from workshop.doctor.gpus import peer_access
 from workshop.doctor.host import host_identity
-from workshop.errors import UserError
 from workshop.job.launch import launched, together
 from workshop.job.metrics import MetricsWriter, metrics_path
+from workshop.job.options import Parser, check_numbers
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     Raises:
         UserError: the longest message is shorter than 1 MiB.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="workshop.lab1.measure_links",
         description=__doc__.partition("\n\n")[2],
     )
@@ -90,10 +90,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--metrics", help="write the measures to this file")
     options = parser.parse_args(arguments)
-    if options.max_mib is not None and options.max_mib < 1:
-        raise UserError(
-            f"--max-mib {options.max_mib} is no message: give 1 or more"
-        )
+    check_numbers(options, {"max_mib": 1})
     return options
 
 

@@ -21,6 +21,7 @@ from workshop.errors import UserError, one_sentence
 from workshop.estimate.memory import rank_bytes, state_bytes
 from workshop.job.launch import fastest_attention
 from workshop.job.metrics import MetricsWriter, metrics_path
+from workshop.job.options import Parser, check_numbers
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS, GPTConfig
 from workshop.training.fit import check_fit
@@ -33,7 +34,7 @@ GIB = 2**30
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the arguments; without a GPU `--small` goes without saying."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Measure one rank of a layout alone.",
     )
     add = parser.add_argument
@@ -51,10 +52,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--steps", type=int, default=5, help="timed steps of a turn")
     add("--small", action="store_true", help="tiny model, one round")
     args = parser.parse_args(argv)
-    for name in ("micro_batch", "num_microbatches", "rounds", "steps"):
-        if getattr(args, name) < 1:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} is too small: give 1 or more")
+    least = ("micro_batch", "num_microbatches", "rounds", "steps")
+    check_numbers(args, {**dict.fromkeys(least, 1), "warmup_steps": 0})
     if args.small or not torch.cuda.is_available():
         args.small = True
         args.model, args.micro_batch = "tiny", 2

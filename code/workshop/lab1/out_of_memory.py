@@ -21,6 +21,7 @@ import torch
 from workshop.errors import UserError, one_sentence
 from workshop.estimate.memory import fits, rank_bytes
 from workshop.job.metrics import MetricsWriter, metrics_path
+from workshop.job.options import Parser, check_numbers
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
 
@@ -35,7 +36,7 @@ SIZES = {False: [16, 64, 96], True: [16, 256, 8192]}
 
 def parse() -> argparse.Namespace:
     """Return the arguments; without a GPU `--small` goes without saying."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[2])
+    parser = Parser(description=__doc__.splitlines()[2])
     add = parser.add_argument
     add("--model", choices=list(CONFIGS), default="gpt-1.3b")
     add(
@@ -48,6 +49,7 @@ def parse() -> argparse.Namespace:
     add("--steps", type=int, default=3, help="updates of each")
     add("--small", action="store_true", help="tiny model, 4 GiB to allocate")
     args = parser.parse_args()
+    check_numbers(args, {"micro_batches": 1, "steps": 1})
     if args.small or not torch.cuda.is_available():
         args.small, args.model = True, "tiny"
     args.micro_batches = args.micro_batches or SIZES[args.small]

@@ -76,8 +76,10 @@ def train_on(job: Job, args: Namespace, groups: Groups, text: Text) -> None:
     )
     seed_streams(args.seed + 1, layout, groups.at)
     checkpoints = checkpoints_of(args, job, trainer, text)
-    start = checkpoints.resume() if args.resume else 0
-    batches = text.batches(config.sequence, layout, groups.at.dp, args.seed)
+    start, taken = checkpoints.resume() if args.resume else (0, 0)
+    training, held_out = text.batches(
+        config.sequence, layout, groups.at.dp, args.seed
+    )
     writer = together(lambda: writer_of(args, job, start))
     profiler, slow = together(lambda: profiler_of(args, job, writer, start))
     reporter = Reporter.of_run(
@@ -96,7 +98,16 @@ def train_on(job: Job, args: Namespace, groups: Groups, text: Text) -> None:
     options = Options(
         args.steps, args.lr, args.warmup, args.eval_every, args.save_every
     )
-    train(trainer, *batches, options, reporter, checkpoints, profiler, start)
+    train(
+        trainer,
+        training.resumed(start, taken),
+        held_out,
+        options,
+        reporter,
+        checkpoints,
+        profiler,
+        start,
+    )
     reporter.memory_of_ranks()
     writer.close()
 
@@ -116,7 +127,8 @@ def checkpoints_of(
     }
     layout = trainer.groups.layout
     folder = Path(args.checkpoint)
-    return Checkpoints(trainer, job, layout, folder, described)
+    dealt = {"seed": args.seed, "corpus_sha256": text.corpus.sha256}
+    return Checkpoints(trainer, job, layout, folder, described, dealt)
 
 
 def writer_of(args: Namespace, job: Job, start: int) -> MetricsWriter:

@@ -1,10 +1,10 @@
 """The command line of `workshop.lab1.pretrain_gpt`, checked."""
 
 import argparse
-from typing import NoReturn
 
 from workshop.errors import UserError
 from workshop.job.launch import Job
+from workshop.job.options import Parser, check_numbers
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
 from workshop.parallel.data.ways import WAYS
@@ -28,23 +28,13 @@ PEAK_LR = {
     "gpt-10b": 1e-4,
 }
 
-LARGEST = 10**9  # of a count: more is a slip of the hand
-LARGEST_SEED = 10**18  # torch keeps it in 64 bits, and streams add to it
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises `UserError`, so that one rank can speak for all."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message[:300]}: see --help")
-
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the arguments of a run.
 
     Raises `UserError` for an argument that is unknown or out of range.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="pretrain_gpt",
         description="Pretrain a GPT on dp × tp × pp ranks.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -229,28 +219,9 @@ def _check(args: argparse.Namespace) -> None:
         "save_every": 0,
         "eval_every": 0,
         "warmup_steps": 0,
+        "vocabulary": 1,
     }
-    for name, smallest in least.items():
-        value = getattr(args, name)
-        if not value >= smallest:
-            option = name.replace("_", "-")
-            raise UserError(
-                f"--{option} {value} is too small: give {smallest} or more"
-            )
-    for name, value in vars(args).items():
-        largest = LARGEST_SEED if name == "seed" else LARGEST
-        if isinstance(value, int) and value > largest:
-            option = name.replace("_", "-")
-            raise UserError(
-                f"--{option} {value} is too large: give {largest:,} or less"
-            )
-    for name in ("lr", "bucket_mib"):
-        value = getattr(args, name)
-        if not value > 0:
-            option = name.replace("_", "-")
-            raise UserError(
-                f"--{option} {value:g} is too small: give more than 0"
-            )
+    check_numbers(args, least, ("lr", "bucket_mib", "corpus_mib"))
     if (args.resume or args.save_every) and not args.checkpoint:
         option = "--resume" if args.resume else "--save-every"
         raise UserError(

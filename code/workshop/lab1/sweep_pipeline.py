@@ -25,6 +25,7 @@ from workshop.errors import UserError
 from workshop.estimate.pipeline import bubble_over_total
 from workshop.job.failures import joined
 from workshop.job.launch import Job, together
+from workshop.job.options import Parser
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
 from workshop.parallel.pipeline.executor import Pipeline
@@ -50,7 +51,7 @@ SMALL = {
 
 def parse() -> argparse.Namespace:
     """Return the arguments; without a GPU `--small` goes without saying."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[2])
+    parser = Parser(description=__doc__.splitlines()[2])
     add = parser.add_argument
     add("--model", choices=list(CONFIGS), default="gpt-1.3b")
     add("--micro-batch", type=int, default=4, help="sequences at once")

@@ -125,9 +125,12 @@ def _steps(events: list[dict]) -> dict[str, float]:
             if key != "step" and _is_number(value):
                 columns.setdefault(key, []).append(value)
     medians = {key: median(column) for key, column in columns.items()}
-    losses = [step["loss"] for step in steps if _is_number(step.get("loss"))]
-    if losses:
-        medians["first_loss"], medians["last_loss"] = losses[0], losses[-1]
+    # The very first and last step's, or none: not the last finite one.
+    for name, step in zip(
+        ("first_loss", "last_loss"), steps[:1] + steps[-1:], strict=False
+    ):
+        if _is_number(step.get("loss")):
+            medians[name] = step["loss"]
     return medians
 
 

@@ -21,7 +21,7 @@ import torch
 
 from workshop.errors import UserError
 
-FORMAT = 3
+FORMAT = 4
 STATE = "state.pt"
 MANIFEST = "manifest.json"
 

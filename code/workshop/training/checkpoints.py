@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from workshop.errors import UserError
 from workshop.job.launch import Job, together
 from workshop.layout import Layout
 from workshop.training import checkpoint
@@ -29,9 +30,11 @@ OF_RANDOM = (
 class Checkpoints:
     """A trainer's state and each rank's random numbers, in a folder.
 
-    Batches and learning rate are functions of the step and need no state.
-    `config` (JSON values) says whose checkpoints these are.  All ranks read
-    the folder; rank 0 writes it.
+    Batches are a function of the sequences that have been taken, and the
+    learning rate one of the step: neither needs more state.  `config` (JSON
+    values) says whose checkpoints these are, and `dealt` in which order its
+    sequences come: seed and corpus.  All ranks read the folder; rank 0
+    writes it.
     """
 
     trainer: Trainer
@@ -39,9 +42,12 @@ class Checkpoints:
     layout: Layout
     folder: Path
     config: dict[str, Any]
+    dealt: dict[str, Any]
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, sequences: int) -> None:
         """Save a checkpoint after `step` steps; all ranks call it.
+
+        They took `sequences` in all, whatever the global batch was.
 
         It is dense, whatever the layout.  Raises `UserError` on all ranks
         when it cannot be written.
@@ -52,31 +58,52 @@ class Checkpoints:
 
         def write() -> None:
             if dense is not None:
-                state = {**dense, "random": random, "layout": self._layout()}
+                state = {
+                    **dense,
+                    "random": random,
+                    "layout": self._layout(),
+                    "sequences": sequences,
+                    "dealt": self.dealt,
+                }
                 checkpoint.save(self.folder, step, state, self.config)
 
         together(write)
 
-    def resume(self) -> int:
-        """Load the latest checkpoint and return its step, 0 without one.
+    def resume(self) -> tuple[int, int]:
+        """Load the latest checkpoint; return its step and its sequences.
+
+        Both are 0 without one.
 
         In another layout than it was saved in, random numbers (dropout)
         start anew; the rest goes on unchanged.  Raises `UserError` on all
-        ranks when the checkpoint is damaged or of another model.
+        ranks when the checkpoint is damaged, of another model, or of other
+        batches than these, some of which would come twice and some never.
         """
         newest = checkpoint.latest(self.folder)
         if newest is None:
-            return 0
+            return 0, 0
 
         def load() -> tuple[int, dict[str, Any]]:
             step, state = checkpoint.load(newest, self.config)
+            self._check_dealt(newest, state["dealt"])
             self.trainer.load(state)
             return step, state
 
         step, state = together(load)
         if state["layout"] == self._layout():
             self._set_random(state["random"][self.job.rank])
-        return step
+        return step, state["sequences"]
+
+    def _check_dealt(self, newest: Path, saved: dict[str, Any]) -> None:
+        for name, value in self.dealt.items():
+            if saved.get(name) != value:
+                raise UserError(
+                    f"the checkpoint {newest} was trained with another "
+                    f"{name} ({saved.get(name)} there, {value} here), so "
+                    "that its batches would not go on where they stopped: "
+                    "use the arguments that it was made with, or another "
+                    "--checkpoint folder"
+                )
 
     def _layout(self) -> dict[str, Any]:
         values = self.layout.as_dict()

@@ -5,7 +5,8 @@ import torch
 from workshop.data.batches import Batches
 from workshop.training.trainer import Trainer
 
-BATCHES = 8
+SEQUENCES = 4096
+"""So many are evaluated at most, whatever the batch."""
 
 
 def held_out_loss(
@@ -13,9 +14,17 @@ def held_out_loss(
 ) -> float:
     """Return the mean loss in nats a token, the same on every rank.
 
-    The same at most `BATCHES` global batches are taken each time, fewer
-    where the held-out text ends before.
+    Each held-out sequence counts once, the first `SEQUENCES` of them where
+    there are more, so the loss does not depend on the batch: what the last
+    global batch has beyond them is filled up and not counted.
     """
-    count = max(1, min(BATCHES, batches.sequences // batches.global_batch))
-    total = sum(trainer.loss(batches.on(device, i)) for i in range(count))
-    return (total / count).item()
+    wanted = min(SEQUENCES, batches.sequences)
+    steps = -(-wanted // batches.global_batch)
+    total = 0.0
+    for step in range(steps):
+        counted = min(
+            batches.global_batch, wanted - step * batches.global_batch
+        )
+        loss = trainer.loss(batches.on(device, step, wanted))
+        total = total + loss.double() * counted
+    return (total / wanted).item()

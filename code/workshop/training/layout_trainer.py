@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from workshop.groups import Groups
 from workshop.models.gpt import GPT
+from workshop.parallel.counted import refuse_ignored, shares_of
 from workshop.training import reshard
 from workshop.training.clipping import clipped_step, global_norm
 from workshop.training.optimizer import make_optimizer
@@ -87,7 +88,10 @@ class LayoutTrainer(Trainer):
         training = [chunk.training for chunk in self.chunks]
         for chunk in self.chunks:
             chunk.eval()
-        loss = self.runner.forward(micro_batches, self.recipe.autocast)
+        shares = shares_of(micro_batches, self.groups)
+        loss = self.runner.forward(
+            micro_batches, self.recipe.autocast, shares
+        )
         for chunk, before in zip(self.chunks, training, strict=True):
             chunk.train(before)
         return self.mean(loss)
@@ -113,9 +117,18 @@ class LayoutTrainer(Trainer):
         self.runner.close()
 
     def forward_backward(self, micro_batches: list[MicroBatch]) -> Tensor:
-        """Leave each rank's gradients; return its index's mean loss."""
+        """Leave each rank's gradients; return its index's mean loss.
+
+        Raises:
+            UserError: a target is ignored and the recipe expects none.
+        """
+        shares = None
+        if self.recipe.ignored_targets:
+            shares = shares_of(micro_batches, self.groups)
+        else:
+            refuse_ignored(micro_batches)
         return self.runner.forward_backward(
-            micro_batches, self.recipe.autocast
+            micro_batches, self.recipe.autocast, shares
         )
 
     def update(self, lr: float) -> Tensor:

@@ -86,6 +86,6 @@ def train(
             loss = held_out_loss(trainer, held_out, device)
             reporter.held_out(step, loss)
         if saves:
-            checkpoints.save(step)
+            checkpoints.save(step, training.taken(step))
         if evaluates or saves or pause:
             clock.restart()

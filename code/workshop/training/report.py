@@ -1,11 +1,13 @@
 """From what a step measured to its metrics and its log line."""
 
+import math
 from dataclasses import dataclass
 
 import psutil
 import torch
 import torch.distributed as dist
 
+from workshop.errors import UserError
 from workshop.estimate.flops import flops_per_token
 from workshop.estimate.hardware import peak_flops
 from workshop.job.clock import Mark
@@ -83,15 +85,24 @@ class Reporter:
         )
 
     def step(self, mark: Mark) -> None:
-        """Read a mark and report it."""
+        """Read a mark and report it.
+
+        Raises:
+            UserError: on every rank, when the training has diverged.
+        """
         (loss, norm), seconds = mark.read()
-        if not self.job.first:
-            return
+        if self.job.first:
+            self._write(mark.step, loss, norm, seconds)
+        refuse_diverged(f"step {mark.step}", loss, norm)
+
+    def _write(
+        self, step: int, loss: float, norm: float, seconds: float
+    ) -> None:
         tokens = self.tokens_per_step / seconds
         per_gpu = tokens / self.job.world_size
         flops = per_gpu * self.flops_per_token
         fields = {
-            "step": mark.step,
+            "step": step,
             "loss": loss,
             "grad_norm": norm,
             "tokens_per_s": tokens,
@@ -100,16 +111,17 @@ class Reporter:
             "mfu": flops / self.peak_flops if self.peak_flops else None,
             "memory_gib": memory_gib(self.job.device),
             "step_time_s": seconds,
-            "warmup": mark.step <= self.warmup_until,
+            "warmup": step <= self.warmup_until,
         }
         self.writer.step(**fields)
-        if mark.step % self.log_every == 0:
+        if step % self.log_every == 0:
             print(format_step(fields), flush=True)
 
     def held_out(self, step: int, loss: float) -> None:
         """Report the loss on text that is never trained on."""
         self.writer.measure("held_out_loss", loss, "nats/token", step=step)
         self.say(f"step {step:4d} | held-out loss {loss:.4f}")
+        refuse_diverged(f"the evaluation after step {step}", loss)
 
     def memory_of_ranks(self) -> None:
         """Write the peak memory of every rank; all ranks call it.
@@ -125,6 +137,24 @@ class Reporter:
         """Print a line on rank 0."""
         if self.job.first:
             print(line, flush=True)
+
+
+def refuse_diverged(where: str, loss: float, norm: float = 0.0) -> None:
+    """End a training whose loss or gradient norm is no number any more.
+
+    Raises:
+        UserError: naming the first place where that was so.
+    """
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    value = f"loss is {loss}"
+    if math.isfinite(loss):
+        value = f"gradient norm is {norm}"
+    raise UserError(
+        f"the training has diverged, its {value} in {where}: lower the "
+        "learning rate or warm it up for longer, and begin anew or resume "
+        "from a checkpoint before"
+    )
 
 
 def flops_of(config: GPTConfig) -> float:

@@ -44,6 +44,8 @@ class Recipe:
         data_parallel: one of `workshop.parallel.data.ways.WAYS`.
         bucket_mib: size of a bucket of gradients in MiB.
         backend: compile each block by this backend of torch.compile.
+        ignored_targets: a target may be -100 and then counts in no loss,
+            for which a step sends one number more over the copies.
     """
 
     precision: str = "float32"
@@ -51,6 +53,7 @@ class Recipe:
     data_parallel: str = "overlapped"
     bucket_mib: float = 100.0
     backend: str | None = None
+    ignored_targets: bool = False
 
     @property
     def autocast(self) -> bool:
@@ -67,7 +70,8 @@ class Trainer(ABC):
 
         `micro_batches` are those of this rank's data parallel index, the
         same on all ranks that share a copy of the model.  The loss is the
-        mean over the global batch in nats a token, the norm that of the
+        mean over the global batch in nats a token that counts, the norm
+        that of the
         dense model's whole gradient before clipping, both equal on every
         rank.  On CUDA everything is only queued where the trainer can.
         """
@@ -77,6 +81,7 @@ class Trainer(ABC):
         """Return the mean loss of a global batch, without any gradient.
 
         A scalar, the same on every rank; the model is in evaluation mode.
+        Targets of -100 count in no loss.
         """
 
     def state(self) -> dict[str, Any] | None:

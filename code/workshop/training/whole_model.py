@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from workshop.parallel.counted import weighed
 from workshop.training.trainer import MicroBatch
 
 
@@ -20,13 +21,17 @@ class WholeModel:
         self.model = model
 
     def forward_backward(
-        self, micro_batches: list[MicroBatch], bf16: bool = False
+        self,
+        micro_batches: list[MicroBatch],
+        bf16: bool = False,
+        shares: Tensor | None = None,
     ) -> Tensor:
         """Add up the gradients of the mean loss, and return it, a scalar.
 
-        With `bf16` the forward runs under autocast.
+        With `bf16` the forward runs under autocast.  `shares` (m,) are the
+        micro-batches' in the mean; None weighs them alike.
         """
-        share = 1 / len(micro_batches)
+        each = 1 / len(micro_batches)
         device = micro_batches[0][0].device
         total = self._zero(device)
         for i, (tokens, targets) in enumerate(micro_batches, start=1):
@@ -35,22 +40,29 @@ class WholeModel:
                 with torch.autocast(
                     device.type, torch.bfloat16, enabled=bf16
                 ):
-                    part = self.model(tokens, targets) * share
+                    loss = self.model(tokens, targets)
+                    share = each if shares is None else shares[i - 1]
+                    part = weighed(loss, share)
                 part.backward()
             total += part.detach()
         return total
 
     @torch.no_grad()
     def forward(
-        self, micro_batches: list[MicroBatch], bf16: bool = False
+        self,
+        micro_batches: list[MicroBatch],
+        bf16: bool = False,
+        shares: Tensor | None = None,
     ) -> Tensor:
         """Return the mean loss without computing gradients."""
+        each = 1 / len(micro_batches)
         device = micro_batches[0][0].device
         total = self._zero(device)
-        for tokens, targets in micro_batches:
+        for i, (tokens, targets) in enumerate(micro_batches):
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                total += self.model.module(tokens, targets)
-        return total / len(micro_batches)
+                loss = self.model.module(tokens, targets)
+            total += weighed(loss, each if shares is None else shares[i])
+        return total
 
     def finish_gradients(self) -> None:
         """Do nothing: no other rank has a parameter of this one's model."""

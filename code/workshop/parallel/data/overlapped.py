@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from workshop import collectives
+from workshop.errors import UserError
 from workshop.parallel.data.buckets import Bucket, make_buckets
 from workshop.parallel.data.copy_engine import (
     ALIGNMENT,
@@ -45,7 +46,7 @@ class OverlappedDataParallel(DataParallel):
         self.syncing = True
         self.names = {parameter: name for name, parameter in self.trainable()}
         if not self.names:
-            raise ValueError(
+            raise UserError(
                 "no parameter of the model is trainable, so there is nothing "
                 "to average: leave data parallelism out"
             )

@@ -30,6 +30,7 @@ from torch.profiler import record_function
 
 from workshop import collectives
 from workshop.errors import UserError
+from workshop.parallel.counted import weighed
 from workshop.parallel.pipeline.channels import Channels
 from workshop.parallel.pipeline.clock import PipelineClock
 from workshop.parallel.pipeline.mailbox import Mailbox
@@ -109,7 +110,10 @@ class Pipeline:
         }
 
     def forward_backward(
-        self, micro_batches: MicroBatches, bf16: bool = False
+        self,
+        micro_batches: MicroBatches,
+        bf16: bool = False,
+        shares: Tensor | None = None,
     ) -> Tensor:
         """Accumulate the gradients of a step; return its mean loss.
 
@@ -118,6 +122,8 @@ class Pipeline:
                 (b, s), the same on every rank of the pipeline: the first
                 stage reads the tokens, the last one the targets.
             bf16: compute under autocast to bfloat16.
+            shares: (m,) of the micro-batches in the mean; None weighs them
+                alike.
 
         The loss is a scalar on every rank, the mean over the micro-batches.
         On CUDA everything is only queued.
@@ -126,17 +132,20 @@ class Pipeline:
             UserError: another number of micro-batches than the schedule's.
             PipelineStuck: a message did not arrive in time.
         """
-        return self._run(TRAINING, micro_batches, bf16)
+        return self._run(TRAINING, micro_batches, bf16, shares)
 
     @torch.no_grad()
     def forward(
-        self, micro_batches: MicroBatches, bf16: bool = False
+        self,
+        micro_batches: MicroBatches,
+        bf16: bool = False,
+        shares: Tensor | None = None,
     ) -> Tensor:
         """Return the mean loss of a step without computing gradients.
 
         The arguments and the errors are those of `forward_backward`.
         """
-        return self._run(EVALUATION, micro_batches, bf16)
+        return self._run(EVALUATION, micro_batches, bf16, shares)
 
     def finish_gradients(self) -> None:
         """Sum the tied embedding's gradient over first and last stage.
@@ -163,7 +172,11 @@ class Pipeline:
             self.channels.close()
 
     def _run(
-        self, kind: str, micro_batches: MicroBatches, bf16: bool
+        self,
+        kind: str,
+        micro_batches: MicroBatches,
+        bf16: bool,
+        shares: Tensor | None,
     ) -> Tensor:
         plan = self.plans[kind]
         if len(micro_batches) != plan.num_microbatches:
@@ -173,7 +186,8 @@ class Pipeline:
                 "many as a step has"
             )
         self.micro_batches, self.bf16 = micro_batches, bf16
-        self.share = 1 / plan.num_microbatches
+        m = plan.num_microbatches
+        self.shares = [1 / m] * m if shares is None else shares
         dtype = torch.bfloat16 if bf16 else self.dtype
         # A loss is never narrower than float32, whatever the weights are.
         self.loss = torch.zeros(
@@ -227,7 +241,8 @@ class Pipeline:
                 tokens if x is None else x, targets if last else None
             )
             if last:
-                output = output * self.share
+                share = self.shares[operation.microbatch]
+                output = weighed(output, share)
         if last:
             self.loss += output.detach()
         if training:

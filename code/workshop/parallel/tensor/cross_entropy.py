@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from workshop.parallel.counted import IGNORED
 from workshop.parallel.tensor.mappings import all_reduce
 
 PIECE = 2**24
@@ -90,6 +91,8 @@ def vocab_parallel_cross_entropy(
 ) -> Tensor:
     """Return the cross-entropy of every token, in nats, on every rank.
 
+    That of a target of `IGNORED` is 0, and it has no gradient.
+
     Backward needs no communication. Outside torch.compile it writes the
     gradient over `logits`, for which there is often no room twice; a second
     backward through the same logits is an error.
@@ -104,4 +107,12 @@ def vocab_parallel_cross_entropy(
     Returns:
         (n), float32 for 16-bit logits, else in the type of the logits.
     """
-    return _VocabCrossEntropy.apply(logits, targets - start, real, group)
+    losses = _VocabCrossEntropy.apply(logits, targets - start, real, group)
+    return losses.masked_fill(targets == IGNORED, 0.0)
+
+
+def mean_loss(losses: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean over the tokens (n) whose targets count, a scalar."""
+    counted = (targets != IGNORED).sum().to(losses.dtype)
+    # Exactly the plain mean where all of them count.
+    return losses.mean() * (len(losses) / counted)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workshop.parallel.tensor.cross_entropy import (
+    mean_loss,
     vocab_parallel_cross_entropy,
 )
 from workshop.parallel.tensor.linear import column_linear, row_linear
@@ -181,10 +182,12 @@ class VocabParallelHead(nn.Module):
             return whole[..., : self.vocabulary]
         rows = weight.shape[0]
         start = self.region.rank * rows
-        return vocab_parallel_cross_entropy(
+        flat = targets.flatten()
+        losses = vocab_parallel_cross_entropy(
             logits.flatten(0, 1),
-            targets.flatten(),
+            flat,
             start,
             min(max(self.vocabulary - start, 0), rows),
             self.region.group,
-        ).mean()
+        )
+        return mean_loss(losses, flat)

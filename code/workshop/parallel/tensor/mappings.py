@@ -34,11 +34,26 @@ from torch.distributed.distributed_c10d import _resolve_process_group
 from torch.library import custom_op
 
 from workshop import collectives
+from workshop.errors import UserError
 
 
 def group_of(name: str) -> ProcessGroup:
     """Return the process group of a name."""
     return _resolve_process_group(name)
+
+
+def check_divisible(size: int, ranks: int) -> None:
+    """Refuse a dimension that `ranks` cannot share equally.
+
+    Raises:
+        UserError: naming both numbers.
+    """
+    if size % ranks:
+        raise UserError(
+            f"a dimension of {size} cannot be cut into {ranks} equal parts, "
+            "one for each tensor parallel rank: pad it, or change the number "
+            "of ranks"
+        )
 
 
 @custom_op("workshop::all_reduce", mutates_args=())
@@ -77,6 +92,7 @@ def sum_own_tokens(x: Tensor, group: str) -> Tensor:
     """
     members = group_of(group)
     b, s, h = x.shape
+    check_divisible(s, members.size())
     part = x.new_empty(b, s // members.size(), h)
     collectives.reduce_scatter(
         part.view(-1), x.contiguous().view(-1), members
@@ -87,6 +103,7 @@ def sum_own_tokens(x: Tensor, group: str) -> Tensor:
 @sum_own_tokens.register_fake
 def _(x: Tensor, group: str) -> Tensor:
     b, s, h = x.shape
+    check_divisible(s, group_of(group).size())
     return x.new_empty(b, s // group_of(group).size(), h)
 
 
@@ -94,13 +111,16 @@ def _(x: Tensor, group: str) -> Tensor:
 def own_last(x: Tensor, group: str) -> Tensor:
     """Return this rank's part of the last dimension: (..., n) to n/t."""
     members = group_of(group)
+    check_divisible(x.shape[-1], members.size())
     part = x.chunk(members.size(), -1)[members.rank()]
     return part.clone(memory_format=torch.contiguous_format)
 
 
 @own_last.register_fake
 def _(x: Tensor, group: str) -> Tensor:
-    return x.new_empty(*x.shape[:-1], x.shape[-1] // group_of(group).size())
+    size = group_of(group).size()
+    check_divisible(x.shape[-1], size)
+    return x.new_empty(*x.shape[:-1], x.shape[-1] // size)
 
 
 def join_last(x: Tensor, group: str) -> Tensor:
