@@ -1,5 +1,6 @@
 """The ranks of one node: its own launcher, and what is no world at all."""
 
+import json
 import subprocess
 import sys
 
@@ -161,3 +162,20 @@ def test_torchruns_last_words_are_the_sentence(tmp_path):
     assert done.returncode == 1
     last = [x for x in done.stderr.splitlines() if x.strip("=")][-1]
     assert last.endswith("error: --steps 0 is too small: give 1 or more")
+
+
+def test_the_rank_with_a_sentence_comes_before_those_that_were_ended(
+    tmp_path,
+):
+    def failure(rank: int, code: int, file: str) -> ProcessFailure:
+        made = ProcessFailure(rank, 0, code, str(tmp_path / file))
+        made.timestamp = 7
+        return made
+
+    told = {"message": {"message": "so", "extraInfo": {"timestamp": "7"}}}
+    (tmp_path / "said").write_text(json.dumps(told))
+    ended, silent = failure(0, -15, "none"), failure(1, 1, "none")
+    said = failure(2, 2, "said")
+    assert one_node.first({0: ended, 1: silent, 2: said}) == (2, said)
+    assert one_node.first({0: ended, 1: silent}) == (1, silent)
+    assert one_node.first({0: ended}) == (0, ended)

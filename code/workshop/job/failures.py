@@ -19,12 +19,15 @@ from typing import NoReturn
 import psutil
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing.errors import (
-    get_error_handler,
-)
 
 from workshop.errors import UserError, full_disk
-from workshop.job.launch import AgreedError, Job, launched, leave_sentence
+from workshop.job.launch import (
+    AgreedError,
+    Job,
+    launched,
+    leave_sentence,
+    leave_words,
+)
 
 GIB = 2**30
 # Weights, gradients and AdamW's states of a parameter: as many whether all
@@ -86,7 +89,7 @@ def end(error: Exception) -> NoReturn:
         wait_for_name()
     rank, first = dist.get_rank(), failed_first()
     if rank == first:
-        get_error_handler().record_exception(error)
+        leave_words("".join(traceback.format_exception(error)))
         print(f"rank {rank} failed:", file=sys.stderr)
         traceback.print_exception(error)
     else:

@@ -145,7 +145,12 @@ def launched() -> Iterator[Job]:
 
 
 def leave_sentence(message: str) -> None:
-    """Make a sentence the last line of what torchrun says of a failure.
+    """Make a sentence of ours the last line of what torchrun says."""
+    leave_words(f"error: {message}")
+
+
+def leave_words(said: str) -> None:
+    """Make this the end of what torchrun says of a failure.
 
     torchrun ends with a traceback of its own, whatever its ranks do, and
     closes it with what the first of them left in a file.
@@ -153,7 +158,6 @@ def leave_sentence(message: str) -> None:
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not file:
         return
-    said = f"error: {message}"
     # torchrun takes the earliest failure, and knows whole seconds only.
     begun = int(time.time()) - 1
     more = {"py_callstack": said, "timestamp": str(begun)}

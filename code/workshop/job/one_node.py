@@ -16,6 +16,7 @@ This is torchrun, with its options. Three things differ from `--standalone`:
 
 import logging
 import os
+import signal
 import socket
 import sys
 from typing import NoReturn
@@ -66,6 +67,23 @@ def at_home() -> list[str]:
     return ["--nnodes=1", "--node-rank=0", *address, f"--master-port={port}"]
 
 
+def first(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
+    """Return the rank that failed first, and how.
+
+    torchrun ends the others with SIGTERM, and its times are whole seconds:
+    a rank that left a file comes before one that was ended.
+    """
+
+    def order(rank: int) -> tuple:
+        failure = failures[rank]
+        silent = not os.path.isfile(failure.error_file)
+        ended = failure.exitcode == -signal.SIGTERM
+        return silent, ended, failure.timestamp, rank
+
+    rank = min(failures, key=order)
+    return rank, failures[rank]
+
+
 def report(failures: dict[int, ProcessFailure]) -> NoReturn:
     """Say which rank failed first, unless one has said so itself, and end.
 
@@ -76,9 +94,8 @@ def report(failures: dict[int, ProcessFailure]) -> NoReturn:
     told = any(os.path.isfile(f.error_file) for f in failures.values())
     if told:
         sys.exit(max(1, *(f.exitcode for f in failures.values())))
-    rank, first = ChildFailedError("", failures).get_first_failure()
-    code = first.exitcode
-    by = first.signal_name()
+    rank, failure = first(failures)
+    code, by = failure.exitcode, failure.signal_name()
     what = f"ended with exit code {code}" if code > 0 else f"got {by}"
     print(f"error: rank {rank} {what}", file=sys.stderr)
     sys.exit(code if code > 0 else 128 - code)
