@@ -68,7 +68,7 @@ def test_every_stage_of_every_layout_is_measured(
         (["--layouts", "cut1"], "is for two stages or more"),
         (["--layouts", "pp3"], "cannot be cut into 3"),
         (["--layouts", "tp4"], "2 attention heads are not divisible"),
-        (["--micro-batch", "0"], "--micro-batch is too small"),
+        (["--micro-batch", "0"], "--micro-batch 0 is too small"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, complaint) -> None:
@@ -173,5 +173,7 @@ def test_what_a_tensor_parallel_rank_keeps(
     layer = layer_bytes(model, spread)
     head = head_bytes(model, spread)
     ranks = pool2.run(kept_by_rank, sequence_parallel, compiled)
-    for found in ranks:
-        assert found == (held, layer, head)
+    for *found, of_head in ranks:
+        assert found == [held, layer]
+        # But for the number of tokens that count.
+        assert of_head == pytest.approx(head, abs=4)
