@@ -26,8 +26,8 @@ def shares_of(
     """Return each micro-batch's share of the mean loss, (m,) in float64.
 
     `group` are the ranks of the `copies` of the model.  Their shares add up
-    to `copies`, for their losses are averaged.  Where all targets count, each is 1/m.  All ranks
-    call it; nothing waits for the device.
+    to `copies`, for their losses are averaged.  Where all targets count, each
+    is 1/m.  All ranks call it; nothing waits for the device.
     """
     counts = torch.stack(
         [(targets != IGNORED).sum() for _, targets in micro_batches]
