@@ -171,7 +171,7 @@ def test_what_a_tensor_parallel_rank_keeps(
     spread = Layout(tp=2, micro_batch=2, sequence_parallel=sequence_parallel)
     held = rank_parameters(model, spread)["total"]
     layer = layer_bytes(model, spread)
-    head = head_bytes(model, spread)
+    head = head_bytes(model, spread, compiled=compiled)
     ranks = pool2.run(kept_by_rank, sequence_parallel, compiled)
     for rank in ranks:
         assert rank == (held, layer, head)

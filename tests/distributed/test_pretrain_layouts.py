@@ -148,8 +148,8 @@ def test_another_global_batch_resumes_after_the_sequences_seen(
 @pytest.mark.parametrize(
     "changed, says",
     [
-        (["--seed", "2"], r"another seed \(1 there, 2 here\)"),
-        (["--corpus-mib", "0.1"], "another model .tokenizer|another corpus"),
+        (["--seed", "2"], "seed is 1 there, 2 here"),
+        (["--corpus-mib", "0.1"], "corpus_sha256 is"),
     ],
 )
 def test_other_batches_are_refused_at_resume(

@@ -193,7 +193,7 @@ def test_a_plain_run_loads_what_it_uses_and_nothing_else(tmp_path):
     of = {n for n in inside if n.startswith(("estimate", "parallel"))}
     assert of == {
         "estimate/__init__.py", "estimate/flops.py", "estimate/hardware.py",
-        "parallel/__init__.py", "parallel/counted.py",
+        "parallel/__init__.py",
         "parallel/data/__init__.py",
         "parallel/data/ways.py", "parallel/placement.py",
         "parallel/random_streams.py",

@@ -79,6 +79,14 @@ def test_what_c10d_raises_is_a_lost_connection(error) -> None:
     assert is_lost_connection(error)
 
 
+def test_what_a_lost_connection_has_caused_is_one() -> None:
+    stuck = RuntimeError("rank 0 waited for B3")
+    stuck.__cause__ = RuntimeError(GLOO_SAYS)
+    assert is_lost_connection(stuck)
+    stuck.__cause__ = ValueError("hands over another shape")
+    assert not is_lost_connection(stuck)
+
+
 @pytest.mark.parametrize(
     "error",
     [

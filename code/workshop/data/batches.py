@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workshop.data.counted import IGNORED
 from workshop.errors import UserError
 from workshop.layout import Layout
-
-IGNORED = -100  # by torch's cross-entropy
 
 
 @lru_cache(maxsize=2)

@@ -65,7 +65,7 @@ def head_bytes(model, layout, element_bytes=2, compiled=True):
     in 16 bit, their float32 form exists inside kernels alone, and the
     maximum and the sum of each row are kept; eager, log-softmax keeps a
     float32 copy.  The vocabulary-parallel cross-entropy keeps 16 bit either
-    way, one number for each row, and one for how many targets count.
+    way, one number for each row and, compiled, one for all that count.
     """
     b, s, h = layout.micro_batch, model["sequence"], model["hidden"]
     t = layout.tp
@@ -74,7 +74,7 @@ def head_bytes(model, layout, element_bytes=2, compiled=True):
     narrow = compiled or t > 1
     of_logits = element_bytes if narrow else max(4, element_bytes)
     norm = (2 * b * s * h // whole + 2 * b * s // whole) * element_bytes
-    sums = 4 * b * s + 4 if t > 1 else 8 * b * s * narrow
+    sums = 4 * (b * s + compiled) if t > 1 else 8 * b * s * narrow
     return b * s * rows * of_logits + sums + norm
 
 

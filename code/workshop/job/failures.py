@@ -117,7 +117,11 @@ def is_lost_connection(error: Exception) -> bool:
     """
     if isinstance(error, dist.DistError):
         return True
-    return type(error) is RuntimeError and bool(GLOO.match(str(error)))
+    if type(error) is RuntimeError and GLOO.match(str(error)):
+        return True
+    # A `PipelineStuck` says which message was waited for, and has a cause.
+    cause = error.__cause__
+    return isinstance(cause, Exception) and is_lost_connection(cause)
 
 
 def wait_for_name() -> None:

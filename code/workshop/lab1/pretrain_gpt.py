@@ -124,11 +124,12 @@ def checkpoints_of(
         **dataclasses.asdict(CONFIGS[args.model]),
         "weights": str(some.dtype),
         "tokenizer_sha256": text.tokenizer.sha256,
+        "corpus_sha256": text.corpus.sha256,
+        "seed": args.seed,
     }
     layout = trainer.groups.layout
     folder = Path(args.checkpoint)
-    dealt = {"seed": args.seed, "corpus_sha256": text.corpus.sha256}
-    return Checkpoints(trainer, job, layout, folder, described, dealt)
+    return Checkpoints(trainer, job, layout, folder, described)
 
 
 def writer_of(args: Namespace, job: Job, start: int) -> MetricsWriter:

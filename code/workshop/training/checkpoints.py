@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from workshop.errors import UserError
 from workshop.job.launch import Job, together
 from workshop.layout import Layout
 from workshop.training import checkpoint
@@ -32,9 +31,9 @@ class Checkpoints:
 
     Batches are a function of the sequences that have been taken, and the
     learning rate one of the step: neither needs more state.  `config` (JSON
-    values) says whose checkpoints these are, and `dealt` in which order its
-    sequences come: seed and corpus.  All ranks read the folder; rank 0
-    writes it.
+    values) says whose checkpoints these are: the model, and the seed and the
+    text, with which the batches go on where they stopped.  All ranks read
+    the folder; rank 0 writes it.
     """
 
     trainer: Trainer
@@ -42,7 +41,6 @@ class Checkpoints:
     layout: Layout
     folder: Path
     config: dict[str, Any]
-    dealt: dict[str, Any]
 
     def save(self, step: int, sequences: int) -> None:
         """Save a checkpoint after `step` steps; all ranks call it.
@@ -63,7 +61,6 @@ class Checkpoints:
                     "random": random,
                     "layout": self._layout(),
                     "sequences": sequences,
-                    "dealt": self.dealt,
                 }
                 checkpoint.save(self.folder, step, state, self.config)
 
@@ -85,7 +82,6 @@ class Checkpoints:
 
         def load() -> tuple[int, dict[str, Any]]:
             step, state = checkpoint.load(newest, self.config)
-            self._check_dealt(newest, state["dealt"])
             self.trainer.load(state)
             return step, state
 
@@ -93,17 +89,6 @@ class Checkpoints:
         if state["layout"] == self._layout():
             self._set_random(state["random"][self.job.rank])
         return step, state["sequences"]
-
-    def _check_dealt(self, newest: Path, saved: dict[str, Any]) -> None:
-        for name, value in self.dealt.items():
-            if saved.get(name) != value:
-                raise UserError(
-                    f"the checkpoint {newest} was trained with another "
-                    f"{name} ({saved.get(name)} there, {value} here), so "
-                    "that its batches would not go on where they stopped: "
-                    "use the arguments that it was made with, or another "
-                    "--checkpoint folder"
-                )
 
     def _layout(self) -> dict[str, Any]:
         values = self.layout.as_dict()

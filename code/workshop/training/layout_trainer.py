@@ -8,9 +8,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from workshop.data.counted import refuse_ignored, shares_of
 from workshop.groups import Groups
 from workshop.models.gpt import GPT
-from workshop.parallel.counted import refuse_ignored, shares_of
 from workshop.training import reshard
 from workshop.training.clipping import clipped_step, global_norm
 from workshop.training.optimizer import make_optimizer
@@ -88,7 +88,7 @@ class LayoutTrainer(Trainer):
         training = [chunk.training for chunk in self.chunks]
         for chunk in self.chunks:
             chunk.eval()
-        shares = shares_of(micro_batches, self.groups)
+        shares = self._shares(micro_batches)
         loss = self.runner.forward(
             micro_batches, self.recipe.autocast, shares
         )
@@ -124,7 +124,7 @@ class LayoutTrainer(Trainer):
         """
         shares = None
         if self.recipe.ignored_targets:
-            shares = shares_of(micro_batches, self.groups)
+            shares = self._shares(micro_batches)
         else:
             refuse_ignored(micro_batches)
         return self.runner.forward_backward(
@@ -154,6 +154,9 @@ class LayoutTrainer(Trainer):
     def global_norm(self) -> Tensor:
         """Return the norm of the dense model's gradient, a scalar."""
         return global_norm(self.parameters, self.placement, self.groups)
+
+    def _shares(self, micro_batches: list[MicroBatch]) -> Tensor:
+        return shares_of(micro_batches, self.groups.layout.dp, self.groups.dp)
 
     def mean(self, value: Tensor) -> Tensor:
         """Return the mean of a tensor over the data parallel ranks."""

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from workshop.parallel.counted import weighed
+from workshop.data.counted import weighed
 from workshop.training.trainer import MicroBatch
 
 

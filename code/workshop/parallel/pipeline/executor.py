@@ -29,8 +29,8 @@ from torch.autograd.graph import get_gradient_edge
 from torch.profiler import record_function
 
 from workshop import collectives
+from workshop.data.counted import weighed
 from workshop.errors import UserError
-from workshop.parallel.counted import weighed
 from workshop.parallel.pipeline.channels import Channels
 from workshop.parallel.pipeline.clock import PipelineClock
 from workshop.parallel.pipeline.mailbox import Mailbox
@@ -186,8 +186,7 @@ class Pipeline:
                 "many as a step has"
             )
         self.micro_batches, self.bf16 = micro_batches, bf16
-        m = plan.num_microbatches
-        self.shares = [1 / m] * m if shares is None else shares
+        self.share, self.shares = 1 / plan.num_microbatches, shares
         dtype = torch.bfloat16 if bf16 else self.dtype
         # A loss is never narrower than float32, whatever the weights are.
         self.loss = torch.zeros(
@@ -241,7 +240,9 @@ class Pipeline:
                 tokens if x is None else x, targets if last else None
             )
             if last:
-                share = self.shares[operation.microbatch]
+                share = self.share
+                if self.shares is not None:
+                    share = self.shares[operation.microbatch]
                 output = weighed(output, share)
         if last:
             self.loss += output.detach()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from workshop.parallel.counted import IGNORED
+from workshop.data.counted import IGNORED
 from workshop.parallel.tensor.mappings import all_reduce
 
 PIECE = 2**24
@@ -86,6 +86,26 @@ class _VocabCrossEntropy(Function):
         return logits, None, None, None
 
 
+class _MeanOverCounted(Function):
+    """Keeps the targets alone for backward, which are there anyway."""
+
+    @staticmethod
+    def forward(ctx, losses: Tensor, targets: Tensor) -> Tensor:
+        ctx.save_for_backward(targets)
+        return losses.mean() * _scale(targets, losses.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (targets,) = ctx.saved_tensors
+        each = gradient * _scale(targets, gradient.dtype)
+        return each.expand(len(targets)) / len(targets), None
+
+
+def _scale(targets: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return how many targets there are for one that counts."""
+    return len(targets) / (targets != IGNORED).sum().to(dtype)
+
+
 def vocab_parallel_cross_entropy(
     logits: Tensor, targets: Tensor, start: int, real: int, group: str
 ) -> Tensor:
@@ -112,7 +132,8 @@ def vocab_parallel_cross_entropy(
 
 
 def mean_loss(losses: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean over the tokens (n) whose targets count, a scalar."""
-    counted = (targets != IGNORED).sum().to(losses.dtype)
-    # Exactly the plain mean where all of them count.
-    return losses.mean() * (len(losses) / counted)
+    """Return the mean over the tokens (n) whose targets count, a scalar.
+
+    Exactly the plain mean where all of them count.
+    """
+    return _MeanOverCounted.apply(losses, targets)

@@ -11,7 +11,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from workshop.errors import UserError
-from workshop.groups import Groups
 
 MicroBatch = tuple[Tensor, Tensor]
 
@@ -19,20 +18,24 @@ IGNORED = -100
 """As in `torch.nn.functional.cross_entropy`."""
 
 
-def shares_of(micro_batches: list[MicroBatch], groups: Groups) -> Tensor:
+def shares_of(
+    micro_batches: list[MicroBatch],
+    copies: int = 1,
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:
     """Return each micro-batch's share of the mean loss, (m,) in float64.
 
-    The shares of all data parallel ranks add up to their number, for their
-    losses are averaged.  Where all targets count, each is 1/m.  All ranks
-    call it; nothing waits for the device.
+    `group` are the ranks of the `copies` of the model.  Their shares add up
+    to `copies`, for their losses are averaged.  Where all targets count, each
+    is 1/m.  All ranks call it; nothing waits for the device.
     """
     counts = torch.stack(
         [(targets != IGNORED).sum() for _, targets in micro_batches]
     ).double()
     total = counts.sum()
-    if groups.layout.dp > 1:
-        dist.all_reduce(total, group=groups.dp)
-    return counts * groups.layout.dp / total
+    if copies > 1:
+        dist.all_reduce(total, group=group)
+    return counts * copies / total
 
 
 def refuse_ignored(micro_batches: list[MicroBatch]) -> None:
