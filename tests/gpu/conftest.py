@@ -45,7 +45,6 @@ JOB = (
 
 
 LONGEST = (
-    "the_bubble_of_the_formula",
     "the_dense_gradients[4-16]",
     "both_sides_have_the_same_losses",
     "the_dense_gradients[2-6]",
@@ -54,8 +53,7 @@ LONGEST = (
     "a_profile_shows_stages",
     "trains_compiled_in_bf16",
 )
-"""Tests that begin first, each on a worker of its own; the one that has the
-GPUs alone before all, while nobody must be waited for."""
+"""Tests that begin first, each on a worker of its own."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -72,6 +70,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rest = [item for item in ours if item not in longest]
     dealt = [one for pair in zip(longest, rest, strict=False) for one in pair]
     dealt += [item for item in ours if item not in dealt]
+    # At last what has the GPUs alone: it waits for all, and all for it.
+    dealt.sort(key=lambda item: "alone" in item.fixturenames)
     others = [item for item in items if item not in ours]
     items[:] = others + dealt
 
