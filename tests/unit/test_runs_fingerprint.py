@@ -200,6 +200,15 @@ def test_a_plain_run_loads_what_it_uses_and_nothing_else(tmp_path):
     }  # fmt: skip
 
 
+def test_a_library_inside_the_checkout_is_no_source():
+    """As where a host without network keeps its wheels."""
+    loaded = {"code/toy.py", ".site/library/core.py", "code/.x/y.py"}
+    assert fingerprint.measured(loaded) == {"code/toy.py"}
+    old = {"code/toy.py": "1", ".site/library/core.py": "2"}
+    assert fingerprint.changed(old, {"code/toy.py": "1"}) == []
+    assert fingerprint.changed(old, {}) == ["code/toy.py"]
+
+
 def test_tests_of_a_pytest_launch_count(tmp_path):
     (tmp_path / "tests" / "gpu").mkdir(parents=True)
     (tmp_path / "tests" / "gpu" / "test_a.py").write_text("x = 1\n")

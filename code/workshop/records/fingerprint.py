@@ -8,6 +8,7 @@ that prose edits stale nothing; other files count by their bytes.
 
 import ast
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from workshop.errors import UserError
@@ -58,7 +59,7 @@ def listed(experiment: Experiment, root: Path) -> set[str]:
 
 def measured(loaded: set[str]) -> set[str]:
     """Return those of the loaded sources that can change a number."""
-    return {name for name in loaded if not name.startswith(IGNORED)}
+    return {name for name in ours(loaded) if not name.startswith(IGNORED)}
 
 
 def hashes(names: set[str], root: Path) -> dict[str, str]:
@@ -69,15 +70,27 @@ def hashes(names: set[str], root: Path) -> dict[str, str]:
 def rehashed(
     files: dict[str, str], experiment: Experiment, root: Path
 ) -> dict[str, str]:
-    """Return what a record's sources hash to now."""
-    names = {name for name in files if not name.startswith(DEFINITION)}
+    """Return what a record's sources hash to now.
+
+    Raises:
+        UserError: one cannot be read as source.
+    """
+    names = {n for n in ours(files) if not n.startswith(DEFINITION)}
     return hashes(names, root) | definition(experiment)
 
 
 def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
     """Return the sources whose hash differs, came or went, sorted."""
-    names = old.keys() | new.keys()
+    names = ours(old.keys() | new.keys())
     return sorted(n for n in names if old.get(n) != new.get(n))
+
+
+def ours(names: Iterable[str]) -> set[str]:
+    """Return the sources of this checkout: hidden folders hold libraries.
+
+    A library counts by its version, which the record has too.
+    """
+    return {n for n in names if not any(p[0] == "." for p in n.split("/"))}
 
 
 def _hash(path: Path) -> str:
