@@ -53,6 +53,7 @@ class Case:
     awkward: bool = False
     deep: bool = False
     compiled: bool = False
+    steps: int = STEPS
     tied: bool = True
     ignored: bool = False
     plant: Callable[[LayoutTrainer], None] | None = field(
@@ -86,6 +87,7 @@ class Case:
             clip=self.clip,
             awkward=self.awkward,
             deep=self.deep,
+            steps=self.steps,
             tied=self.tied,
             ignored=self.ignored,
         )
@@ -171,7 +173,7 @@ def train_dense(case: Case) -> Training:
     model = case.model()
     optimizer = case.optimize(model, case.lr)
     reports, gradients = [], []
-    for step in range(STEPS):
+    for step in range(case.steps):
         optimizer.zero_grad()
         loss = model(batch(step)[:, :-1], case.targets(step))
         loss.backward()
@@ -202,7 +204,7 @@ def train_case(case: Case) -> Training:
     if case.plant:
         case.plant(trainer)
     reports, gradients = [], []
-    for step in range(STEPS):
+    for step in range(case.steps):
         pairs = case.batches(step, trainer.groups.at.dp)
         reports.append(trainer.step(pairs, case.lr).tolist())
         gradients.append(

@@ -77,6 +77,7 @@ def test_there_are_chapters_with_recorded_cells() -> None:
     assert "02_distributed_training" in names
 
 
+@pytest.mark.long
 def test_a_chapter_replays(monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = execute(
         ROOT / "book" / "lab1" / "02_distributed_training.md", monkeypatch

@@ -3,14 +3,12 @@
 The others would wait half an hour for its message; `launch` does not.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from launching import launch
 
 SCRIPT = Path(__file__).resolve().parents[1] / "failing_rank.py"
-WAYS = ("raise", "killed", "memory")
 
 
 def run(how: str) -> tuple[int, str]:
@@ -20,16 +18,8 @@ def run(how: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-@pytest.fixture(scope="module")
-def end():
-    """Run all jobs at once, since starting is what takes time."""
-    with ThreadPoolExecutor() as threads:
-        jobs = {how: threads.submit(run, how) for how in WAYS}
-        yield lambda how: jobs[how].result()
-
-
-def test_an_exception_is_shown_by_the_rank_that_had_it(end) -> None:
-    code, err = end("raise")
+def test_an_exception_is_shown_by_the_rank_that_had_it() -> None:
+    code, err = run("raise")
     assert code != 0
     assert "rank 1 failed:" in err and "rank 0 failed:" not in err
     assert "ZeroDivisionError: planted on this rank" in err
@@ -42,16 +32,18 @@ def test_an_exception_is_shown_by_the_rank_that_had_it(end) -> None:
     assert others == 2, "the rank's and torchrun's own"
 
 
-def test_a_killed_rank_takes_the_others_along(end) -> None:
-    code, err = end("killed")
+@pytest.mark.long
+def test_a_killed_rank_takes_the_others_along() -> None:
+    code, err = run("killed")
     assert code != 0
     summary = err[err.index("Root Cause") :]
     assert "rank      : 1" in summary and "SIGKILL" in summary
     assert "rank 0 failed:" not in err
 
 
-def test_out_of_memory_is_one_sentence(end) -> None:
-    code, err = end("memory")
+@pytest.mark.long
+def test_out_of_memory_is_one_sentence() -> None:
+    code, err = run("memory")
     assert code != 0 and "exitcode  : 2" in err
     said, last = [line for line in err.splitlines() if "error: " in line]
     assert said.startswith("error: out of memory: the training asked for ")

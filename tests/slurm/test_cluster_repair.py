@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -109,6 +110,7 @@ def wait_until_up() -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.long
 def test_vanished_programs_of_a_spaced_path_are_unpacked_again(
     slurm_cluster: Layout, spaced_checkout: Path
 ) -> None:
@@ -131,6 +133,13 @@ def test_vanished_programs_of_a_spaced_path_are_unpacked_again(
     said = Path(jobs.wait(job_id, 300).output)
     assert said.parent == spaced_checkout / "slurm" / "logs"
     assert said.read_text().count("sum 3") == 2
+
+
+def test_a_program_that_vanished_is_named(slurm_cluster: Layout) -> None:
+    """What `start` does then is in the long tests."""
+    gone = replace(slurm_cluster, programs=("/nowhere/slurmctld",))
+    assert state.broken(gone) == "its program /nowhere/slurmctld is gone"
+    assert state.broken(slurm_cluster) is None
 
 
 def test_another_program_under_the_number_is_no_daemon(
