@@ -12,6 +12,8 @@ WORKERS := -n 2 --dist loadfile
 export PYTHON TORCH_INDEX
 # A path may be of letters that the locale does not know.
 export PYTHONUTF8 := 1
+# A rank is a process, and there are more of them than cores.
+export OMP_NUM_THREADS ?= 1
 
 help: ## show this list
 	@echo "make TARGET, where TARGET is"
