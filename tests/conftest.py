@@ -54,7 +54,11 @@ class Executed:
         terminalreporter.section("planted bugs")
         width = max(len(name) for name, _, _ in self.planted)
         line = f"{{:{width}}} | {{:9}} | {{}}"
-        heads = ("bug", "caught by", "ratio of norms (traffic: of bytes)")
+        heads = (
+            "bug",
+            "caught by",
+            "ratio of norms (traffic: of bytes), or kind",
+        )
         for row in (heads, *sorted(self.planted)):
             terminalreporter.write_line(line.format(*row))
 

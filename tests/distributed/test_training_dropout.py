@@ -66,6 +66,19 @@ def test_resuming_drops_what_the_whole_run_drops(
     assert torch.equal(first, third) and torch.equal(second, fourth)
 
 
+def test_resuming_in_another_layout_draws_anew(
+    pool2: Pool, cache: str, tmp_path
+) -> None:
+    """Equal states of tensor parallel ranks would repeat one mask."""
+    saved = ("--micro-batch", "2", "--checkpoint", str(tmp_path), *TENSOR)
+    pool2.run(pretrain_dropping, cache, *saved)
+    more = ("--resume", "--steps", "5", "--sequence-parallel")
+    (_, first), (_, second) = pool2.run(
+        pretrain_dropping, cache, *saved, *more
+    )
+    assert not torch.equal(first, second)
+
+
 def evaluate(rank: int, world: int, layout: Layout) -> list[float]:
     """Return a batch's losses: evaluated twice, without dropout, trained."""
 

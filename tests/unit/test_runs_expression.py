@@ -76,6 +76,27 @@ def test_value(loader, text, value):
     assert expression.evaluate(text, loader) == pytest.approx(value)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1 < 2 < 3", True),
+        ("1 < 3 < 2", False),  # the last pair
+        ("3 < 1 < 2", False),  # the first pair
+        ("1 < 5 > 2 != 2", False),
+        ("9 < 10", True),  # as text 9 comes after 10
+        ("-2 < -1", True),
+        ("1e3 == 1000", True),
+        ("1 < 2 and 2 < 1", False),
+        ("2 < 1 and 1 < 2", False),
+        ("1 < 2 or 2 < 1", True),
+        ("2 < 1 or 3 < 1", False),
+        ("not 1 < 2", False),
+    ],
+)
+def test_a_comparison_is_of_numbers_and_of_every_pair(loader, text, value):
+    assert expression.evaluate(text, loader) is value
+
+
 def test_unit_belongs_to_a_single_metric(loader):
     one = 'run("lab1/one")["busbw{at=x,bytes=1024}"]'
     assert expression.unit(one, loader) == "GB/s"
