@@ -1,7 +1,7 @@
 # Everything is set up by the first target that needs it: no root, no GPU.
 # The second time, what is already there is left alone.
 .DEFAULT_GOAL := help
-.PHONY: help environment javascript book test test-long test-site \
+.PHONY: help environment javascript book test test-long test-gpu test-site \
 	clean clean-book clean-all
 .NOTPARALLEL:
 
@@ -36,13 +36,16 @@ test: javascript ## run the tests (ARGS="-k name" chooses some)
 test-long: javascript ## run the slower tests
 	@$(PYTEST) $(WORKERS) -m "long and not gpu" $(ARGS)
 
+test-gpu: environment ## run the tests that need a GPU, on a node that has some
+	@$(PYTEST) -n 4 --dist load tests/gpu $(ARGS)
+
 test-site: book ## open every page of the built book in a real browser
 	@WORKSHOP_SITE=built $(PYTEST) tests/book/test_site.py \
 		tests/book/test_links.py $(ARGS)
 
 clean: clean-book ## remove what was built, keep the environment
 	@rm -rf .pytest_cache .ruff_cache
-	@find code tests book tools benchmarks -name __pycache__ -prune \
+	@find code tests book tools -name __pycache__ -prune \
 		-exec rm -rf {} +
 
 clean-book: ## remove the built book and its cache

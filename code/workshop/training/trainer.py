@@ -1,23 +1,26 @@
 """What everything that trains has in common: one step, one state.
 
 The loop, the benches and the checkpoints know a `Trainer` and nothing of
-what is inside. It owns the model, its optimizer, clipping, precision and
-recomputation, so whatever changes one of these is another trainer, or
-another part of one, and never another loop:
+what is inside. It owns the model, its optimizer, clipping and precision, so
+whatever changes one of these is another trainer, or another part of one, and
+never another loop. What is to come will fit like this:
 
-- **Loss scaling** (float16): `step` scales the loss before backward, divides
-  the gradients and leaves the update out where the norm is not finite; the
-  scale belongs to `state`.
-- **Activation checkpointing** wraps blocks where the model is spread, before
-  they are compiled; a field of the recipe says which.
-- **ZeRO** replaces the averaging by a reduce-scatter and lets the optimizer
-  hold this rank's share. The placement of a state over dp is then a `Shard`,
-  from which `state` and `load` put the dense tensors together.
+- **Loss scaling** (float16): `step` will hand the scale to the runner, which
+  multiplies the loss by it before backward, as it does with a micro-batch's
+  share; `update` will divide the gradients and leave the update out where
+  the norm is not finite. The scale is one more entry of `state`.
+- **Activation checkpointing** will wrap blocks where the model is spread,
+  before they are compiled; a field of the recipe will say which.
+- **ZeRO** will replace the averaging by a reduce-scatter and let the
+  optimizer hold this rank's share. The placement of a state over dp is then
+  a `Shard`, from which `state` and `load` put the dense tensors together,
+  and by which the norm adds up squares over dp as it does over tp.
 - **DeepSpeed** brings an engine with an optimizer and clipping of its own:
-  `step` calls it, as `MegatronTrainer` calls megatron-core.
-- **Experts** are parameters with a `Shard` over ep in their placement, and
-  are averaged over the ranks that hold the same ones; their load-balancing
-  term is part of the loss that the model returns.
+  `step` will call it, as `MegatronTrainer` calls megatron-core.
+- **Experts** will be parameters with a `Shard` over ep in their placement,
+  averaged over the ranks that hold the same ones. Their load-balancing term
+  gets its gradient where the layer is, on any stage, and is no part of the
+  loss that a step reports.
 """
 
 from abc import ABC, abstractmethod
@@ -71,9 +74,9 @@ class Trainer(ABC):
         `micro_batches` are those of this rank's data parallel index, the
         same on all ranks that share a copy of the model.  The loss is the
         mean over the global batch in nats a token that counts, the norm
-        that of the
-        dense model's whole gradient before clipping, both equal on every
-        rank.  On CUDA everything is only queued where the trainer can.
+        that of the dense model's whole gradient before clipping, both equal
+        on every rank.  On CUDA everything is only queued where the trainer
+        can.
         """
 
     @abstractmethod
