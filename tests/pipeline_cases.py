@@ -29,7 +29,7 @@ SHAPE = (BATCH, SEQUENCE, HIDDEN)
 MESSAGE_BYTES = BATCH * SEQUENCE * HIDDEN * 8
 
 # Every schedule (name, p, m, v) of p up to 8, m up to 16 and v up to 4.
-PLAIN = [(name, p, m, 1) for name in ("gpipe", "1f1b")
+PLAIN = [(name, p, m, 1) for name in ("gpipe", "1f1b", "eager-1f1b")
          for p in range(1, 9) for m in range(1, 17)]  # fmt: skip
 INTERLEAVED = [("interleaved", p, m, v) for p in range(2, 9)
                for m in range(p, 17, p) for v in range(2, 5)]  # fmt: skip

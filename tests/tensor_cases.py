@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from fused_on_cpu import fused_on_cpu
 from parity import TOLERANCE, Mismatch, compare
 from torch import Tensor, nn
 from training_cases import gradients_of, snapshot
@@ -37,7 +38,8 @@ FROZEN = (
 class Case:
     """One training: how the model is split, the model, the optimizer.
 
-    `backend` compiles every block. `bug` names a planted bug.
+    `backend` compiles every block. `bug` names a planted bug. `fused` takes
+    the layers of that name, whose pieces torch puts together on a CPU.
     """
 
     sequence_parallel: bool = False
@@ -49,6 +51,7 @@ class Case:
     optimizer: str = "sgd"
     backend: str = ""
     bug: str = ""
+    fused: bool = False
 
     @property
     def config(self) -> GPTConfig:
@@ -166,7 +169,8 @@ def train_dense(case: Case) -> Training:
 def split(case: Case, group: dist.ProcessGroup) -> tuple[nn.Module, dict]:
     """Return the case's model, split over the group, and its placement."""
     model, options = case.model(), (case.sequence_parallel, case.overlap)
-    placement = tensor_parallel.apply(model, PLAN, group, *options)
+    with fused_on_cpu() if case.fused else nullcontext():
+        placement = tensor_parallel.apply(model, PLAN, group, *options)
     return compiled(model, case.backend), placement
 
 

@@ -31,6 +31,7 @@ SIZES = {
     "micro_batch": "micro-batch",
     "num_microbatches": "num_microbatches",
 }
+SHORT = {"gpipe": "gpipe", "eager": "eager-1f1b"}
 FIELDS = (*SIZES, "sequence_parallel", "schedule", "cut")
 
 # Where a rank stands: its 0-based index on each axis.
@@ -48,7 +49,7 @@ class Layout:
             it divides `dp`.
         sequence_parallel: split activations by tokens between the tensor
             parallel regions.
-        schedule: of a pipeline: gpipe, 1f1b or interleaved.
+        schedule: of a pipeline, one of `SCHEDULES`.
         virtual_stages: v, chunks of a rank; above 1 for interleaved alone.
         micro_batch: b, sequences that a rank computes at once.
         num_microbatches: m, micro-batches of a step.
@@ -135,10 +136,11 @@ class Layout:
         """Return the layout that a name means: dp2, tp2-sp, pp2-cut12...
 
         dp, tp and pp with their sizes in any order, `sp` for sequence
-        parallelism, `v` with the chunks of a rank in an interleaved
-        schedule, and `cut` with the layers of the first stage, of `layers`
-        in all; the other stages share the rest. Hyphens may stand between
-        them. `rest` are other arguments of `Layout`.
+        parallelism, `gpipe` or `eager` for another schedule than 1F1B, `v`
+        with the chunks of a rank in an interleaved one, and `cut` with the
+        layers of the first stage, of `layers` in all; the other stages
+        share the rest. Hyphens may stand between them. `rest` are other
+        arguments of `Layout`.
 
         Raises:
             UserError: the name means none.
@@ -148,6 +150,9 @@ class Layout:
         chunks = sizes.pop("v", 1)
         if chunks > 1:
             rest.update(schedule="interleaved", virtual_stages=chunks)
+        for short, schedule in SHORT.items():
+            if sizes.pop(short, False):
+                rest["schedule"] = schedule
         rest["sequence_parallel"] = sizes.pop("sp", False)
         if first is not None:
             others = sizes.get("pp", 1) - 1
@@ -157,8 +162,7 @@ class Layout:
                     "and leaves each some layers: give another"
                 )
             share, more = divmod(layers - first, others)
-            shares = [share + (1 if i < more else 0) for i in range(others)]
-            rest["cut"] = [first] + shares
+            rest["cut"] = [first] + [share + (i < more) for i in range(others)]
         rest.update(sizes)
         return cls(**rest)
 
@@ -174,6 +178,7 @@ class Layout:
             parts.insert(1, "sp")
         if self.virtual_stages > 1:
             parts.append("v" + str(self.virtual_stages))
+        parts += [x for x, full in SHORT.items() if full == self.schedule]
         return "-".join(parts) or "dp1"
 
     @property
@@ -273,22 +278,21 @@ class Layout:
 
 def _read(name):
     """Return the sizes that a name has, by their letters."""
-    sizes, text = {}, name
+    sizes, text, bare = {}, name, ("sp", *SHORT)
     while text or not sizes:
-        for key in ("dp", "tp", "pp", "sp", "cut", "v"):
+        for key in ("dp", "tp", "pp", "cut", "v", *bare):
             if text.startswith(key) and key not in sizes:
                 break
         else:
             raise UserError(
-                "a layout is named by dp, tp, pp and their sizes, sp, v and "
-                f"cut, as in dp2, tp2-sp or pp2-v2: {name!r} is not"
+                "a layout is named by dp, tp, pp and their sizes, sp, v, cut "
+                f"and a schedule, as in tp2-sp or pp2-eager: {name!r} is not"
             )
         text = text[len(key) :]
         digits = len(text) - len(text.lstrip("0123456789"))
-        if (key == "sp") == (digits > 0):
+        if (key in bare) == (digits > 0):
             raise UserError(
-                "dp, tp, pp, v and cut need a number and sp has none: "
-                f"{name!r}"
+                f"dp, tp, pp, v and cut need a number, others none: {name!r}"
             )
         sizes[key] = int(text[:digits]) if digits else True
         text = text[digits:]

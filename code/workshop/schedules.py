@@ -6,7 +6,7 @@ is in `workshop.parallel.pipeline.schedule`.
 
 from workshop.errors import UserError
 
-SCHEDULES = ("gpipe", "1f1b", "interleaved")
+SCHEDULES = ("gpipe", "1f1b", "eager-1f1b", "interleaved")
 
 
 def check_schedule(name, p, m, v):

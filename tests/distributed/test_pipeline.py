@@ -25,7 +25,7 @@ from workshop.parallel.pipeline.schedule import (
 from workshop.parallel.pipeline.stages import make_stages
 
 PLAIN = [Case("1f1b", m) for m in (1, 2, 3, 4, 8)] + [
-    Case("gpipe", m) for m in (1, 3, 8)
+    Case(name, m) for name in ("gpipe", "eager-1f1b") for m in (1, 3, 8)
 ]
 
 

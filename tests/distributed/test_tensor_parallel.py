@@ -43,6 +43,8 @@ CASES = {
     "tokens split, no bias": Case(sequence_parallel=True, bias=False),
     "tokens split, AdamW": Case(sequence_parallel=True, optimizer="adamw"),
     "tokens split, frozen": Case(sequence_parallel=True, frozen=True),
+    "fused": Case(sequence_parallel=True, fused=True),
+    "fused, frozen": Case(sequence_parallel=True, frozen=True, fused=True),
 }
 
 

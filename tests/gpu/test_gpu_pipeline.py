@@ -16,13 +16,15 @@ from workshop.parallel.pipeline.timeline import Timeline
 
 CASES = [
     Case(schedule, m, device="cuda")
-    for schedule in ("gpipe", "1f1b")
-    for m in (1, 2, 3, 8)
+    for schedule in ("gpipe", "1f1b", "eager-1f1b")
+    for m in (1, 3, 8)
 ] + [Case("interleaved", m, v=2, device="cuda") for m in (2, 4, 8)]
+OVER_NCCL = [replace(case, options={"copies": False}) for case in CASES[3:]]
 
 
 def test_two_stages_equal_the_dense_model_on_gpus(nccl2: Pool) -> None:
-    verify(nccl2, CASES)
+    """By copy engines where the ranks can, and over NCCL."""
+    verify(nccl2, CASES + OVER_NCCL)
 
 
 def test_wrapped_stages_equal_the_dense_model_on_gpus(nccl2: Pool) -> None:

@@ -54,7 +54,8 @@ def test_layouts_count_what_all_ranks_process() -> None:
         c.name: c.sequences(2) for c in one_strategy_each(2, 16, 4, 16)
     }
     assert sequences == {
-        "alone": 32, "dp2": 32, "tp2": 16, "tp2-sp": 16, "pp2": 64
+        "alone": 32, "dp2": 32, "tp2": 16, "tp2-sp": 16, "pp2": 64,
+        "pp2-eager": 64, "pp2-v2": 64,
     }  # fmt: skip
 
 

@@ -43,11 +43,12 @@ def one_strategy_each(
             since a step takes many of them.
         num_microbatches: micro-batches of the pipeline's step.
     """
-    names = (f"dp{world_size}", f"tp{world_size}", f"tp{world_size}-sp")
+    dp, tp, pp = (f"{axis}{world_size}" for axis in ("dp", "tp", "pp"))
+    names = (dp, tp, f"{tp}-sp", pp, f"{pp}-eager", f"{pp}-v2")
     sizes = (micro_batch, piece, num_microbatches)
     return [
         Contestant("alone", Layout(micro_batch=micro_batch), alone=True),
-        *(named(name, *sizes) for name in (*names, f"pp{world_size}")),
+        *(named(name, *sizes) for name in names),
     ]
 
 

@@ -25,11 +25,12 @@ def in_flight(schedule, p, m, v=1, stage=0):
     Each is one micro-batch in one of the rank's v chunks.  GPipe holds all
     m.  1F1B holds one for each stage from its own to the last.  The
     interleaved schedule warms up for 2 (p - stage - 1) + (v - 1) p
-    forwards and runs one more before its first backward.
+    forwards and runs one more before its first backward, and so does eager
+    1F1B with its one chunk.
     """
     if schedule == "gpipe":
         return m * v
-    if schedule == "1f1b" or v == 1:
+    if schedule == "1f1b":
         return min(m, p - stage)
     return min(m * v, 2 * (p - stage - 1) + (v - 1) * p + 1)
 
@@ -46,7 +47,7 @@ def held_at_backwards(schedule, p, m, v=1, stage=0):
     passes = m * v
     if schedule == "gpipe":
         first = passes
-    elif schedule == "1f1b" or v == 1:
+    elif schedule == "1f1b":
         first = p - stage
     else:
         first = 2 * (p - stage - 1) + (v - 1) * p + 1
@@ -81,15 +82,17 @@ def pipeline_seconds(stages, m, v=1, hand_over=0.0, schedule="1f1b"):
     and the interleaved schedule have others to work on meanwhile.  1F1B has
     p micro-batches on the way and starts another when one has come back:
     each round of p pays what the way takes beyond the slowest rank's p
-    passes.  Exact for two stages; with more, backward's longer passes cost
+    passes.  Eager 1F1B has 2 p - 1 on the way, and pays by the round of
+    these.  Exact for two stages; with more, backward's longer passes cost
     1F1B a little on top.
     """
     p = len(stages)
     slowest, total = max(stages), sum(stages)
     way = 2 * (p * v - 1) * hand_over
-    if schedule == "1f1b":
-        more = max(0.0, total + way - p * slowest)
-        way += (-(-m // p) - 1) * more
+    if schedule in ("1f1b", "eager-1f1b"):
+        held = in_flight(schedule, p, p + m, v)
+        more = max(0.0, total + way - held * slowest)
+        way += (-(-m // held) - 1) * more
     parts = {
         "compute": m * total / p,
         "imbalance": m * (slowest - total / p),

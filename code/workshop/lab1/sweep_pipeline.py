@@ -1,7 +1,8 @@
 """torchrun --standalone --nproc-per-node 2 -m workshop.lab1.sweep_pipeline
 
 Runs one pipeline over all ranks with 1 to 32 micro-batches a step, in one
-process: 1F1B for each number, GPipe and interleaved 1F1B for two of them.
+process: 1F1B and eager 1F1B for each number, GPipe and interleaved 1F1B for
+two of them.
 Says how much of a step is bubble, from the executed operations, beside the
 formula.
 """
@@ -39,7 +40,7 @@ OTHERS = (4, 16)
 CHUNKS = 2
 DRAWN = 16
 """The most micro-batches whose operations are kept, to be drawn."""
-MODES = {"1f1b": 1, "gpipe": 1, "interleaved": CHUNKS}
+MODES = {"1f1b": 1, "eager-1f1b": 1, "gpipe": 1, "interleaved": CHUNKS}
 SMALL = {
     "model": "mini",
     "micro_batch": 1,
@@ -68,7 +69,7 @@ def settings(p: int) -> list[tuple[str, int]]:
     Interleaved schedules take multiples of p.
     """
     return [
-        *(("1f1b", m) for m in NUMBERS),
+        *((name, m) for m in NUMBERS for name in ("1f1b", "eager-1f1b")),
         *(("gpipe", m) for m in OTHERS),
         *(("interleaved", m) for m in OTHERS if m % p == 0),
     ]

@@ -20,9 +20,9 @@ from workshop.parallel.data.buckets import Bucket, make_buckets
 from workshop.parallel.data.copy_engine import (
     ALIGNMENT,
     CopyEngineAllReduce,
-    available,
 )
 from workshop.parallel.data.naive import DataParallel
+from workshop.parallel.peer_memory import available
 
 
 class OverlappedDataParallel(DataParallel):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from workshop import collectives
 from workshop.parallel.pipeline.messages import Message
-from workshop.parallel.pipeline.schedule import BACKWARD, FORWARD
+from workshop.parallel.pipeline.schedule import BACKWARD, FORWARD, Schedule
 
 
 class Channels:
@@ -44,10 +44,7 @@ class Channels:
         timeout: float | None = None,
     ) -> None:
         self.v = v
-        mine = dist.get_process_group_ranks(group)
-        everyone: list[list[int]] = [[]] * dist.get_world_size()
-        dist.all_gather_object(everyone, mine)
-        pipelines = sorted({tuple(ranks) for ranks in everyone})
+        pipelines = pipelines_of(group)
         limit = None if timeout is None else timedelta(seconds=timeout)
         wrapping = (False, True) if v > 1 else (False,)
         self.groups = {
@@ -59,6 +56,9 @@ class Channels:
         self.ends = make_group(ends, limit)
         for channel in self.groups:
             self._connect(*channel, device)
+
+    def open(self, schedule: Schedule, shape: tuple, dtype: object) -> None:
+        """Do nothing: a communicator takes messages of any size."""
 
     def send(self, message: Message, tensor: Tensor) -> dist.Work:
         """Start to send a message of this rank."""
@@ -95,6 +95,14 @@ class Channels:
                 dist.isend(nothing, group=group, group_dst=ends[1]).wait()
             elif rank == ends[1]:
                 dist.irecv(nothing, group=group, group_src=ends[0]).wait()
+
+
+def pipelines_of(group: dist.ProcessGroup) -> list[tuple[int, ...]]:
+    """Return the ranks of every pipeline; collective over the job."""
+    mine = dist.get_process_group_ranks(group)
+    everyone: list[list[int]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return sorted({tuple(ranks) for ranks in everyone})
 
 
 def make_group(

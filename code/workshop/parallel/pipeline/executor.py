@@ -6,11 +6,12 @@ Before an operation computes, the receive of the next one is posted, and its
 output is sent while the rank goes on, so that messages travel under
 computation in both directions.
 
-On a GPU a receive that waits occupies the device: the host must not wait for
-the device meanwhile, and multiprocessors are missing in the computation. So
-no receive is posted early whose message cannot come early, because it needs
-the very operation that is about to run; and none at all in the first step,
-in which kernels are compiled and tuned and the host does wait::
+Inside a host with NVLink copy engines carry them (`copies`). NCCL's receive
+occupies the GPU while it waits: the host must not wait for the device
+meanwhile, and multiprocessors are missing in the computation. So no receive
+is posted early whose message cannot come early, because it needs the very
+operation that is about to run; and none at all in the first step, in which
+kernels are compiled and tuned and the host does wait::
 
     chunks = make_stages(GPT(config), config, group.rank(), p)
     schedule = make_schedule("1f1b", p, m)
@@ -31,6 +32,7 @@ from torch.profiler import record_function
 from workshop import collectives
 from workshop.data.counted import weighed
 from workshop.errors import UserError
+from workshop.parallel.peer_memory import available
 from workshop.parallel.pipeline.channels import Channels
 from workshop.parallel.pipeline.clock import PipelineClock
 from workshop.parallel.pipeline.mailbox import Mailbox
@@ -60,7 +62,9 @@ class Pipeline:
         group: the ranks of the pipeline, in the order of the stages.
         shape: of every message: (b, s, h), or (b, s/t, h) under sequence
             parallelism over t ranks.
-        timeout: seconds until a wait for a message fails (gloo).
+        timeout: seconds until a wait for a message fails (gloo, copies).
+        copies: send by copy engines, see `copies`; None does so wherever
+            all ranks of the job can, which one pipeline decides for all.
         align: start the clocks of all ranks together in every step, so that
             their traces can be drawn side by side.
 
@@ -83,6 +87,7 @@ class Pipeline:
         shape: tuple[int, ...],
         timeout: float | None = None,
         align: bool = False,
+        copies: bool | None = None,
     ) -> None:
         self.chunks, self.group, self.shape = chunks, group, shape
         self.align = align
@@ -94,7 +99,25 @@ class Pipeline:
         self.device, self.dtype = parameter.device, parameter.dtype
         self.channels = None
         if self.p > 1:
-            self.channels = Channels(group, self.v, self.device, timeout)
+            self.channels = self._connect(timeout, copies)
+
+    def _connect(
+        self, timeout: float | None, copies: bool | None
+    ) -> Channels:
+        """Return this pipeline's way to send messages."""
+        can = copies is not False and available(self.group, self.device)
+        answers: list = [None] * dist.get_world_size()
+        dist.all_gather_object(answers, can)
+        if all(answers):
+            from workshop.parallel.pipeline.copies import CopyChannels
+
+            return CopyChannels(self.group, self.device, timeout)
+        if copies:
+            raise UserError(
+                "copy engines move messages between GPUs of one host with "
+                "peer access, and these ranks have none: leave copies out"
+            )
+        return Channels(self.group, self.v, self.device, timeout)
 
     def reorder(self, schedule: Schedule) -> None:
         """Run another schedule from now on, with other micro-batches or not.

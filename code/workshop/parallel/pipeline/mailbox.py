@@ -22,7 +22,7 @@ class Mailbox:
 
     Args:
         plan: of this rank.
-        channels: the communicators.
+        channels: `Channels` or `CopyChannels`.
         shape: of every message.
         dtype: of every message.
         device: where the messages are.
@@ -37,6 +37,8 @@ class Mailbox:
         device: torch.device,
     ) -> None:
         self.plan, self.channels = plan, channels
+        if channels is not None:
+            channels.open(plan.schedule, shape, dtype)
         self.rank, self.route = plan.rank, plan.route
         self.buffer = {"size": shape, "dtype": dtype, "device": device}
         self.due: dict[tuple, deque[Message]] = defaultdict(deque)

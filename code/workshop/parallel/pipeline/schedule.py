@@ -9,11 +9,12 @@ costs, and `pipeline` runs it.
 
 GPipe is of Huang et al. 2019 (arXiv:1811.06965, section 2.3); 1F1B with a
 flush and its interleaved form are of Narayanan et al. 2021
-(arXiv:2104.04473, section 2.2).
+(arXiv:2104.04473, section 2.2); eager 1F1B is of Zhuang et al. 2023
+(arXiv:2211.05322, section 4).
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from workshop.errors import UserError
@@ -58,14 +59,18 @@ def one_f_one_b(p: int, m: int) -> Schedule:
     The arguments are those of `gpipe`, and so is the time; but rank r holds
     the activations of at most p - r micro-batches.
     """
-    return [
-        _alternate(
-            [Operation(FORWARD, i) for i in range(m)],
-            [Operation(BACKWARD, i) for i in range(m)],
-            warmup=p - r - 1,
-        )
-        for r in range(p)
-    ]
+    return _one_chunk(p, m, lambda r: p - r - 1)
+
+
+def eager_1f1b(p: int, m: int) -> Schedule:
+    """Return 1F1B with slack: each forward pass a hand-over earlier.
+
+    The arguments are those of `gpipe`. Rank r warms up with 2 (p - r - 1)
+    micro-batches, one more for each border behind it, and so holds the
+    activations of at most 2 (p - r) - 1. A message then has a whole pass of
+    either neighbour to travel under, where plain 1F1B waits for it.
+    """
+    return _one_chunk(p, m, lambda r: 2 * (p - r - 1))
 
 
 def interleaved(p: int, m: int, v: int) -> Schedule:
@@ -91,6 +96,15 @@ def interleaved(p: int, m: int, v: int) -> Schedule:
     ]
 
 
+def _one_chunk(
+    p: int, m: int, warmup: Callable[[int], int]
+) -> Schedule:
+    """Return a schedule of one chunk a rank with `warmup(r)` of rank r."""
+    forward = [Operation(FORWARD, i) for i in range(m)]
+    backward = [Operation(BACKWARD, i) for i in range(m)]
+    return [_alternate(forward, backward, warmup(r)) for r in range(p)]
+
+
 def _in_groups(p: int, m: int, v: int) -> Iterator[Operation]:
     """Yield the forward passes in an order that all ranks share."""
     for first in range(0, m, p):
@@ -114,7 +128,7 @@ def make_schedule(name: str, p: int, m: int, v: int = 1) -> Schedule:
     """Return the schedule called `name`, one of `SCHEDULES`.
 
     Args:
-        name: `gpipe`, `1f1b` or `interleaved`.
+        name: `gpipe`, `1f1b`, `eager-1f1b` or `interleaved`.
         p: pipeline parallel size.
         m: num_microbatches.
         v: chunks a rank (virtual stages); 1 unless interleaved.
@@ -134,9 +148,10 @@ def make_schedule(name: str, p: int, m: int, v: int = 1) -> Schedule:
                 f"a {what} of {number} is too few: give 1 or more"
             )
     check_schedule(name, p, m, v)
-    if name != "interleaved":
-        return gpipe(p, m) if name == "gpipe" else one_f_one_b(p, m)
-    return interleaved(p, m, v)
+    if name == "interleaved":
+        return interleaved(p, m, v)
+    plain = {"gpipe": gpipe, "1f1b": one_f_one_b, "eager-1f1b": eager_1f1b}
+    return plain[name](p, m)
 
 
 def check(schedule: Schedule) -> None:

@@ -31,8 +31,8 @@ class TensorRegion:
     """What a layer knows of its group.
 
     `group` is the group's name, `rank` this rank's place among its `size`
-    ranks. With `overlap` the layers are those of `tensor_linear`; without,
-    a product and a mapping in turn.
+    ranks. With `overlap` the layers are those of `linear`, with `fused`
+    those of that name; without both, a product and a mapping in turn.
     """
 
     group: str
@@ -40,6 +40,7 @@ class TensorRegion:
     size: int
     sequence_parallel: bool = False
     overlap: bool = True
+    fused: bool = False
 
 
 def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -65,6 +66,11 @@ def column_parallel(
     of x over the group.
     """
     x, weight, bias = _autocast(x, weight, bias)
+    if region.fused:
+        from workshop.parallel.tensor.fused import fused_column_linear
+
+        y = fused_column_linear(x, weight, region.group)
+        return y if bias is None else y + bias
     if region.overlap:
         return column_linear(
             x, weight, bias, region.group, region.sequence_parallel
@@ -111,7 +117,11 @@ class RowParallelLinear(nn.Module):
         """Map (b, s, i/t) to (b, s, o), or (b, s/t, o) of own tokens."""
         x, weight, bias = _autocast(x, self.weight, self.bias)
         region = self.region
-        if region.overlap:
+        if region.fused:
+            from workshop.parallel.tensor.fused import fused_row_linear
+
+            y = fused_row_linear(x, weight, region.group)
+        elif region.overlap:
             y = row_linear(x, weight, region.group, region.sequence_parallel)
         elif region.sequence_parallel:
             y = reduce_scatter_tokens(F.linear(x, weight), region.group)

@@ -17,7 +17,8 @@ On CUDA the collective's kernel competes with the product for
 multiprocessors, and it is launched first so that it can get its share first.
 CUDA_DEVICE_MAX_CONNECTIONS=1 makes the device keep the order of launches.
 Under sequence parallelism row's gradient is gathered before its products,
-and column's input before forward's; nothing hides these, or row's sum.
+and column's input before forward's; nothing hides these, or row's sum: the
+layers of `fused` do, where the ranks can reach each other's memory.
 
 What t ranks do not share of a layer, without sequence parallelism, is what
 happens to whole activations. Compiled, the kernels between the products read
@@ -38,7 +39,7 @@ from workshop import collectives
 from workshop.parallel.tensor.mappings import group_of, join_tokens
 
 
-def _start_gather(x: Tensor, group: str) -> tuple[Tensor, Any]:
+def start_gather(x: Tensor, group: str) -> tuple[Tensor, Any]:
     """Start to gather tokens (b, s/t, h); return (b, s, h) and a handle."""
     members = group_of(group)
     b, n, h = x.shape
@@ -86,7 +87,7 @@ def column_linear(
         (b, s, o/t). Backward returns the sum of the input's gradient.
     """
     if sequence_parallel:
-        x, work = _start_gather(x, group)
+        x, work = start_gather(x, group)
         work.wait()
     return F.linear(x, weight, bias)
 
@@ -115,7 +116,7 @@ def column_linear_backward(
     """
     gathering = None
     if sequence_parallel and train_weight:
-        x, gathering = _start_gather(x, group)
+        x, gathering = start_gather(x, group)
     of_input, summing = _start_sum(
         torch.matmul(gradient, weight), group, sequence_parallel
     )

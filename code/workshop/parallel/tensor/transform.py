@@ -63,6 +63,8 @@ def apply(
         sequence_parallel: split the tokens between the split layers.
         overlap: hide communication behind the products of the same layer.
 
+    Every rank of the group calls it at the same time.
+
     Raises:
         UserError: the group's size does not divide the heads or, under
             sequence parallelism, the sequence.
@@ -75,8 +77,9 @@ def apply(
         for name, parameter in model.named_parameters()
     }
     if size > 1:
+        fused = sequence_parallel and overlap and _fused(model, group)
         region = TensorRegion(
-            group.group_name, rank, size, sequence_parallel, overlap
+            group.group_name, rank, size, sequence_parallel, overlap, fused
         )
         for path, module in list(model.named_modules()):
             style = style_of(path, plan)
@@ -90,6 +93,16 @@ def apply(
     return {
         name: Placement(tp=shard or whole) for name, shard in shards.items()
     }
+
+
+def _fused(model: nn.Module, group: ProcessGroup) -> bool:
+    """Tell whether the layers of `fused` are to be had, all ranks alike."""
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        return False
+    from workshop.parallel.tensor.fused import ready
+
+    return ready(group, device)
 
 
 def check(config: GPTConfig, size: int, sequence_parallel: bool) -> None:
