@@ -21,13 +21,12 @@ POLL_S = 0.2
 CANCEL_TIMEOUT_S = 60
 ANSWER_TIMEOUT_S = 120
 """Slurm's own commands give up after a minute or so: this is a hang."""
-GOING = frozenset(
-    (
-        "PENDING CONFIGURING RUNNING COMPLETING SUSPENDED STOPPED "
-        "REQUEUED REQUEUE_FED REQUEUE_HOLD RESIZING "
-        "SIGNALING STAGE_OUT SPECIAL_EXIT RESV_DEL_HOLD"
-    ).split()
-)
+GOING = frozenset({
+    "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED",
+    "STOPPED", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD",
+    "RESIZING", "SIGNALING", "STAGE_OUT",
+    "SPECIAL_EXIT", "RESV_DEL_HOLD",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
