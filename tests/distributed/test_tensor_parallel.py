@@ -157,6 +157,24 @@ def test_sizes_that_do_not_divide_are_named(pool2: Pool) -> None:
         assert "sequence of 5 tokens" in shorter
 
 
+def unknown_tokens(rank: int, world: int) -> list[str]:
+    """Return what tokens beyond 9 words, padded to 10, or below 0 raise."""
+    model = GPT(GPTConfig(1, 12, 2, 8, 9))
+    tensor_parallel.apply(model, PLAN, dist.group.WORLD)
+    raised = []
+    for token in (9, 10, 99, -1):
+        try:
+            model(torch.full((2, 8), token))
+        except IndexError as error:
+            raised.append(type(error).__name__)
+    return raised
+
+
+def test_a_token_beyond_the_vocabulary_is_refused(pool2: Pool) -> None:
+    """As the dense embedding does, on every rank: nobody waits."""
+    assert pool2.run(unknown_tokens) == [["IndexError"] * 4] * 2
+
+
 def run_stages(rank: int, world: int, case: Case) -> list[str]:
     """Cut a model in two stages, split each; return what is wrong."""
     dense = case.model()

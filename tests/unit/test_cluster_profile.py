@@ -101,6 +101,12 @@ def test_unknown_or_unchosen_profile_names_those_there_are(
     assert profile.load().name == "example-site"
 
 
+def test_a_controller_that_hangs_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(jobs, "ANSWER_TIMEOUT_S", 0.1)
+    with pytest.raises(UserError, match="sleep had no answer from Slurm"):
+        jobs._run(["sleep", "60"], {"PATH": "/usr/bin:/bin"})
+
+
 def scripted(monkeypatch, *lines: str) -> None:
     """Let scontrol answer with `lines`, one at each look."""
     left = list(lines)

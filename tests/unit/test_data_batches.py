@@ -113,3 +113,14 @@ def test_all_micro_batches_of_a_step_come_together():
 def test_a_corpus_shorter_than_a_sequence_is_refused():
     with pytest.raises(UserError, match="800 tokens, fewer than one"):
         Batches(TOKENS[:800], sequence=800, micro_batch=1)
+
+
+def test_a_peer_refuses_targets_that_count_in_no_loss() -> None:
+    """And says what it needs; it has no recipe to ask for."""
+    from workshop.peers.nanogpt import NanoGPTTrainer
+
+    tokens = torch.zeros(2, 4, dtype=torch.int64)
+    trainer = NanoGPTTrainer(None, alone=True, clip=1.0)
+    for call in (lambda b: trainer.step(b, 0.1), trainer.loss):
+        with pytest.raises(UserError, match="give it targets that all count"):
+            call([(tokens, tokens - 100)])

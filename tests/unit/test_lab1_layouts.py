@@ -105,3 +105,30 @@ def test_interleaving_takes_multiples_of_the_stages() -> None:
     assert ("interleaved", 16) in chosen
     assert ("interleaved", 4) not in chosen
     assert [m for name, m in chosen if name == "1f1b"] == [1, 2, 4, 8, 16, 32]
+
+
+SIZED = {
+    compare_ddp: ("steps", "micro_batch", "warmup_steps"),
+    compare_layouts: ("steps", "piece", "num_microbatches"),
+    compare_megatron: ("steps", "piece", "num_microbatches"),
+    one_rank: ("steps", "rounds", "num_microbatches", "micro_batch"),
+    out_of_memory: ("steps",),
+    sweep_pipeline: ("steps", "micro_batch"),
+}
+
+
+@pytest.mark.parametrize("module", SIZED)
+def test_sizes_that_are_given_win_over_the_small_ones(
+    monkeypatch, module
+) -> None:
+    words = ["--small", "--model", "gpt2-small"]
+    for name in SIZED[module]:
+        words += ["--" + name.replace("_", "-"), "7"]
+    monkeypatch.setattr("sys.argv", [module.__name__, *words])
+    args = module.parse()
+    assert args.small and args.model == "gpt2-small"
+    assert [getattr(args, name) for name in SIZED[module]] == [
+        7 for _ in SIZED[module]
+    ]
+    monkeypatch.setattr("sys.argv", [module.__name__, "--small"])
+    assert module.parse().model != "gpt2-small"

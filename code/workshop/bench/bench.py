@@ -18,7 +18,7 @@ from workshop.estimate.hardware import peak_flops
 from workshop.job.clock import StepClock
 from workshop.job.launch import Job, together
 from workshop.job.metrics import MetricsWriter, metrics_path
-from workshop.job.options import check_numbers
+from workshop.job.options import Parser, check_numbers
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS, size_of
 from workshop.training.report import flops_of, refuse_diverged
@@ -34,23 +34,34 @@ SMALL = {
     "warmup_steps": 1,
 }
 """The arguments of a comparison of layouts without a GPU."""
+LEAST = {
+    "micro_batch": 1,
+    "micro_batches": 1,
+    "piece": 1,
+    "num_microbatches": 1,
+    "rounds": 1,
+    "steps": 1,
+    "warmup_steps": 0,
+}
 
 
 def settled(
-    args: argparse.Namespace, small: dict[str, Any]
+    parser: Parser, small: dict[str, Any], argv: list[str] | None = None
 ) -> argparse.Namespace:
     """Return the arguments with the small sizes where they hold.
 
-    `--small` goes without saying where there is no GPU.
+    `--small` goes without saying where there is no GPU.  What the command
+    line gives is as it says, small or not.
 
     Raises:
         UserError: a count or a size is too small.
     """
-    counts = ("micro_batch", "piece", "num_microbatches", "rounds", "steps")
-    least = {name: 1 for name in counts if name in args}
-    check_numbers(args, {**least, "warmup_steps": 0})
+    args = parser.parse_args(argv)
+    check_numbers(args, {n: k for n, k in LEAST.items() if n in args})
     if args.small or not torch.cuda.is_available():
-        vars(args).update(small, small=True)
+        given = parser.given(argv)
+        chosen = {k: v for k, v in small.items() if k not in given}
+        vars(args).update(chosen, small=True)
     return args
 
 

@@ -38,7 +38,10 @@ def shares_of(
     return counts * copies / total
 
 
-def refuse_ignored(micro_batches: list[MicroBatch]) -> None:
+def refuse_ignored(
+    micro_batches: list[MicroBatch],
+    remedy: str = "ask for Recipe(ignored_targets=True)",
+) -> None:
     """Refuse targets that count in no loss, where each is taken to count.
 
     On CUDA the device does it, so that the host does not wait for it.
@@ -48,7 +51,7 @@ def refuse_ignored(micro_batches: list[MicroBatch]) -> None:
     """
     message = (
         "some targets are below 0 and would count in no loss, but every "
-        "micro-batch is weighed alike: ask for Recipe(ignored_targets=True)"
+        f"micro-batch is weighed alike: {remedy}"
     )
     lowest = torch.stack([targets.amin() for _, targets in micro_batches])
     if lowest.is_cuda:

@@ -19,6 +19,13 @@ class Parser(argparse.ArgumentParser):
         """Refuse the command line in one sentence."""
         raise UserError(f"{message[:300]}: see --help")
 
+    def given(self, argv: list[str] | None = None) -> set[str]:
+        """Return the names of the arguments that a command line gives."""
+        unset = object()
+        blank = {action.dest: unset for action in self._actions}
+        values = vars(self.parse_args(argv, argparse.Namespace(**blank)))
+        return {name for name, value in values.items() if value is not unset}
+
 
 def check_numbers(
     args: argparse.Namespace,

@@ -57,7 +57,7 @@ def parse() -> argparse.Namespace:
     add("--peer", type=Path, metavar="DIR", help="a clone of nanoGPT")
     add("--trace", action="store_true", help="profile some contestants")
     add("--small", action="store_true", help="tiny model, two steps")
-    args = settled(parser.parse_args(), SMALL)
+    args = settled(parser, SMALL)
     args.compile = not args.small
     return args
 

@@ -42,7 +42,7 @@ def parse() -> argparse.Namespace:
     add("--only", metavar="NAMES", help="these layouts, comma-separated")
     add("--profile", action="store_true", help="profile a turn of each")
     add("--small", action="store_true", help="tiny model, two steps")
-    return settled(parser.parse_args(), SMALL)
+    return settled(parser, SMALL)
 
 
 class Comparison(Bench):

@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
     add("--steps", type=int, default=10, help="timed steps of a turn")
     add("--profile", metavar="NAMES", help="layouts to profile afterwards")
     add("--small", action="store_true", help="tiny model, two steps")
-    return settled(parser.parse_args(), SMALL)
+    return settled(parser, SMALL)
 
 
 class Comparison(Bench):

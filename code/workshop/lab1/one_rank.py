@@ -16,18 +16,27 @@ from statistics import median
 
 import torch
 
+from workshop.bench.bench import settled
 from workshop.bench.rank_alone import RankAlone, pretended
 from workshop.errors import UserError, one_sentence
 from workshop.estimate.memory import rank_bytes, state_bytes
 from workshop.job.launch import fastest_attention
 from workshop.job.metrics import MetricsWriter, metrics_path
-from workshop.job.options import Parser, check_numbers
+from workshop.job.options import Parser
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS, GPTConfig
 from workshop.training.fit import check_fit
 
 LAYOUTS = "dp1,dp2,tp2,tp2sp,pp2@4,pp2cut12@4"
 SMALL_LAYOUTS = "dp1,dp2,tp2,tp2sp,pp2,pp2cut1"
+SMALL = {
+    "model": "tiny",
+    "micro_batch": 2,
+    "num_microbatches": 2,
+    "rounds": 1,
+    "warmup_steps": 1,
+    "steps": 2,
+}
 PARTS = ("forward", "backward", "update")
 GIB = 2**30
 
@@ -51,14 +60,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--warmup-steps", type=int, default=2, help="untimed, each turn")
     add("--steps", type=int, default=5, help="timed steps of a turn")
     add("--small", action="store_true", help="tiny model, one round")
-    args = parser.parse_args(argv)
-    least = ("micro_batch", "num_microbatches", "rounds", "steps")
-    check_numbers(args, {**dict.fromkeys(least, 1), "warmup_steps": 0})
-    if args.small or not torch.cuda.is_available():
-        args.small = True
-        args.model, args.micro_batch = "tiny", 2
-        args.num_microbatches = args.steps = 2
-        args.rounds = args.warmup_steps = 1
+    args = settled(parser, SMALL, argv)
     if args.layouts is None:
         args.layouts = SMALL_LAYOUTS if args.small else LAYOUTS
     return args

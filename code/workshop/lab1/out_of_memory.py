@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 
+from workshop.bench.bench import settled
 from workshop.errors import UserError, one_sentence
 from workshop.estimate.memory import fits, rank_bytes
 from workshop.job.metrics import MetricsWriter, metrics_path
-from workshop.job.options import Parser, check_numbers
+from workshop.job.options import Parser
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
 
@@ -48,10 +49,7 @@ def parse() -> argparse.Namespace:
     )
     add("--steps", type=int, default=3, help="updates of each")
     add("--small", action="store_true", help="tiny model, 4 GiB to allocate")
-    args = parser.parse_args()
-    check_numbers(args, {"micro_batches": 1, "steps": 1})
-    if args.small or not torch.cuda.is_available():
-        args.small, args.model = True, "tiny"
+    args = settled(parser, {"model": "tiny"})
     args.micro_batches = args.micro_batches or SIZES[args.small]
     return args
 

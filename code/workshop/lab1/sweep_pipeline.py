@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
     add("--warmup-steps", type=int, default=2, help="untimed, each turn")
     add("--steps", type=int, default=4, help="timed steps of a turn")
     add("--small", action="store_true", help="small model, two steps")
-    return settled(parser.parse_args(), SMALL)
+    return settled(parser, SMALL)
 
 
 def settings(p: int) -> list[tuple[str, int]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from workshop.data.counted import refuse_ignored
 from workshop.errors import UserError
 from workshop.job.launch import Job
 from workshop.models.gpt import GPTConfig
@@ -78,6 +79,7 @@ class NanoGPTTrainer(Trainer):
 
     def step(self, micro_batches: list[MicroBatch], lr: float) -> Tensor:
         """Take its step on one micro-batch; the loss is this rank's."""
+        refuse_ignored(micro_batches, "give it targets that all count")
         ((tokens, targets),) = micro_batches
         model, optimizer = self.peer.model, self.peer.optimizer
         for group in optimizer.param_groups:
@@ -94,6 +96,7 @@ class NanoGPTTrainer(Trainer):
     @torch.no_grad()
     def loss(self, micro_batches: list[MicroBatch]) -> Tensor:
         """Return this rank's mean loss."""
+        refuse_ignored(micro_batches, "give it targets that all count")
         module = self.peer.model.module
         module.eval()
         with self._autocast():

@@ -19,24 +19,14 @@ from workshop.slurm.profile import Profile, load
 
 POLL_S = 0.2
 CANCEL_TIMEOUT_S = 60
-GOING = frozenset(
-    [
-        "PENDING",
-        "CONFIGURING",
-        "RUNNING",
-        "COMPLETING",
-        "SUSPENDED",
-        "STOPPED",
-        "REQUEUED",
-        "REQUEUE_FED",
-        "REQUEUE_HOLD",
-        "RESIZING",
-        "SIGNALING",
-        "STAGE_OUT",
-        "SPECIAL_EXIT",
-        "RESV_DEL_HOLD",
-    ]
-)
+ANSWER_TIMEOUT_S = 120
+"""Slurm's own commands give up after a minute or so: this is a hang."""
+GOING = frozenset({
+    "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED",
+    "STOPPED", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD",
+    "RESIZING", "SIGNALING", "STAGE_OUT",
+    "SPECIAL_EXIT", "RESV_DEL_HOLD",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -284,7 +274,13 @@ def _run(
             text=True,
             start_new_session=True,
             check=False,
+            timeout=ANSWER_TIMEOUT_S,
         )
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"{words[0]} had no answer from Slurm in {ANSWER_TIMEOUT_S} s: "
+            "its controller hangs, see `scontrol ping`, then try again"
+        ) from None
     except FileNotFoundError:
         raise UserError(
             f"{words[0]} not found: Slurm's commands are missing on "

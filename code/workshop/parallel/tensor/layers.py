@@ -134,12 +134,16 @@ class VocabParallelEmbedding(nn.Module):
     """An embedding split by tokens: rows `rank * V/t` and on, (V/t, h).
 
     V is rounded up to a multiple of t; the rows of the padding are zero,
-    and stay so.
+    and stay so.  `vocabulary` is V without the padding: a token that is not
+    below it is refused as the dense embedding does, with an IndexError.
     """
 
-    def __init__(self, weight: nn.Parameter, region: TensorRegion) -> None:
+    def __init__(
+        self, weight: nn.Parameter, region: TensorRegion, vocabulary: int
+    ) -> None:
         super().__init__()
         self.weight, self.region = weight, region
+        self.vocabulary = vocabulary
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (b, s) to (b, s, h), or to (b, s/t, h) of own tokens."""
@@ -147,7 +151,8 @@ class VocabParallelEmbedding(nn.Module):
         elsewhere = tokens // rows != self.region.rank
         # A token of another rank reads some row here. One and the same for
         # all of them would be written by half the batch in backward.
-        x = F.embedding(tokens % rows, self.weight)
+        known = (tokens >= 0) & (tokens < self.vocabulary)
+        x = F.embedding(torch.where(known, tokens % rows, rows), self.weight)
         x = x.masked_fill(elsewhere.unsqueeze(-1), 0.0)
         if self.region.sequence_parallel:
             return reduce_scatter_tokens(x, self.region.group)

@@ -142,6 +142,7 @@ def _split(
             module.norm, model.config.vocabulary, region, parts.get("weight")
         )
     if style == "vocab":
-        return VocabParallelEmbedding(parts["weight"], region)
+        vocabulary = model.config.vocabulary
+        return VocabParallelEmbedding(parts["weight"], region, vocabulary)
     layer = RowParallelLinear if style == "row" else ColumnParallelLinear
     return layer(parts["weight"], parts.get("bias"), region)

@@ -26,6 +26,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from torch import Tensor, nn
 
+from workshop.data.counted import refuse_ignored
 from workshop.errors import UserError
 from workshop.layout import Layout
 from workshop.models.gpt import GPTConfig
@@ -196,7 +197,11 @@ class MegatronTrainer(Trainer):
 
         The shares of all ranks add up to the mean over ranks and
         micro-batches; only the last stage has one that is not 0.
+
+        Raises:
+            UserError: a target is ignored, and here every one counts.
         """
+        refuse_ignored(micro_batches, "give it targets that all count")
         chunks = len(self.stages)
         parts = get_forward_backward_func()(
             forward_step_func=self._forward,
