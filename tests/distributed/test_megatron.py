@@ -170,6 +170,14 @@ def test_without_a_gpu_it_says_so_in_one_sentence() -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_its_help_names_what_it_takes_and_nothing_else(capsys) -> None:
+    with pytest.raises(SystemExit):
+        options.parse(["--help"])
+    shown = capsys.readouterr().out
+    assert "--attention" in shown and "--bf16-weights" in shown
+    assert "--compile" not in shown and "--checkpoint" not in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

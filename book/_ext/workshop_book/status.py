@@ -63,7 +63,7 @@ class RunsStatus(provenance.RecordDirective):
             return "unusable", [nodes.paragraph("", f"{error}.")]
         used.note(self.env, self.env.docname, [run])
         text = nodes.paragraph("", f"{run.provenance()}. Repeat it with ")
-        text += nodes.literal("", f"workshop runs submit {name}")
+        text += nodes.literal("", f"workshop runs submit --again {name}")
         text += nodes.Text(".")
         cell = [text, *provenance.stale_note([run])]
         if run.finding.note:

@@ -47,7 +47,8 @@ def start(
     gpus_per_node: Annotated[
         int | None,
         typer.Option(
-            help="GPUs of each node; default: all, or two pretended."
+            help="GPUs of each node; default: an equal share, or two "
+            "pretended."
         ),
     ] = None,
     real: Annotated[

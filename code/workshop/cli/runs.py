@@ -52,11 +52,12 @@ def list_runs(
     """List every run: state, date, where it ran."""
     table = Table(box=None)
     for column in ("run", "state", "recorded", "where", "title"):
-        table.add_column(column, overflow="fold")
+        whole = column in ("run", "state")
+        table.add_column(column, overflow="fold", no_wrap=whole)
     for row in status.table(_present(records), chapter):
         shown = map(escape, (row.when, row.where, row.title))
         table.add_row(escape(row.name), _coloured(row.state), *shown)
-    Console().print(table)
+    run_tables.console().print(table)
 
 
 @app.command()

@@ -57,7 +57,9 @@ class LastLine(ProgressColumn):
 def submit(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Experiments; default: all without a record."),
+        typer.Argument(
+            help="Experiments; default: all without a fresh record."
+        ),
     ] = None,
     chapter: Annotated[
         str, typer.Option(help="Only this chapter's experiments.")

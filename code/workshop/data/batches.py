@@ -30,8 +30,9 @@ class Batches:
     Sequence i is the tokens from i * s to (i + 1) * s, and its targets are
     the same shifted by one.  The global batch of a step is the next
     `micro_batch * accumulation * world_size` sequences of the epoch's
-    permutation; it may cross into the next epoch.  `offset` sequences more
-    have been taken before than steps of this size take.
+    permutation; it may cross into the next epoch.  `rank` and `world_size`
+    are the data parallel index and size.  `offset` is how many sequences
+    more were taken before than as many steps of this size take.
 
     Raises `UserError` when there is not one whole sequence.
     """

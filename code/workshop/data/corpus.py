@@ -48,7 +48,7 @@ def load_corpus(
 
     `path` names a text file or a folder of them, `hf_dataset` a data set
     of the Hugging Face Hub as NAME or NAME:CONFIGURATION; with neither it
-    is the Python standard library.  `mib` keeps only the first MiB of text.
+    is the Python standard library.  `mib` keeps only so many MiB of text.
 
     Raises `UserError` when the source is missing, empty or not text.
     """

@@ -20,7 +20,10 @@ def chunks_of(model, layout, stage):
     """Return the chunks of a pipeline rank: (layers, first, last) each.
 
     Chunk k of the model lies on rank k mod p (Narayanan et al. 2021,
-    section 2.2): `first` has the embedding, `last` the head.
+    section 2.2.2): `first` has the embedding, `last` the head.
+
+    Raises:
+        ValueError: the layout's cut has more or fewer layers.
     """
     total = layout.chunks
     cut = layout.cut or balanced_cut(model, total, layout.pp)

@@ -2,7 +2,7 @@
 
 import argparse
 import math
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from workshop.errors import UserError
 
@@ -12,8 +12,20 @@ LARGEST_SEED = 10**18
 """torch keeps a seed in 64 bits, and the ranks' streams add to it."""
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """Raises `UserError`, so that one rank can speak for all."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": Help, **options})
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line in one sentence."""

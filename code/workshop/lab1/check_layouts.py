@@ -48,7 +48,7 @@ class Result:
 
 def parse() -> argparse.Namespace:
     """Return the arguments."""
-    parser = Parser(description=__doc__.splitlines()[2])
+    parser = Parser(description=__doc__.split("\n\n")[1])
     add = parser.add_argument
     add("--steps", type=int, default=3, help="updates in each layout")
     args = parser.parse_args()

@@ -47,7 +47,7 @@ SMALL = {"model": "tiny", "micro_batch": 2, "steps": 2, "warmup_steps": 1}
 
 def parse() -> argparse.Namespace:
     """Return the arguments; without a GPU `--small` goes without saying."""
-    parser = Parser(description=__doc__.splitlines()[2])
+    parser = Parser(description=__doc__.split("\n\n")[1])
     add = parser.add_argument
     add("--model", choices=list(CONFIGS), default="gpt-1.3b")
     add("--micro-batch", type=int, default=16, help="sequences at once")

@@ -2,8 +2,9 @@ r"""torchrun --standalone --nproc-per-node 2 -m workshop.lab1.compare_megatron
 
 Trains the same GPT by this repository and by megatron-core, in the same
 layouts, in turn, in one job. Each round takes every contestant once, so a
-drift of clocks or temperature meets all of them alike. A profile of each
-then says which kernels make the difference:
+drift of clocks or temperature meets all of them alike.
+
+A profile of each then says which kernels make the difference:
 
   torchrun --standalone --nproc-per-node 2 -m workshop.lab1.compare_megatron \
     --layouts dp2,tp2,tp2-sp,pp2 --profile tp2,pp2
@@ -33,7 +34,7 @@ from workshop.training.report import memory_gib
 
 def parse() -> argparse.Namespace:
     """Return the arguments; without a GPU `--small` goes without saying."""
-    parser = Parser(description=__doc__.splitlines()[2])
+    parser = Parser(description=__doc__.split("\n\n")[1])
     add = parser.add_argument
     add("--model", choices=list(CONFIGS), default="gpt-1.3b")
     add("--layouts", metavar="NAMES", help="default: dp, tp, tp-sp and pp")

@@ -41,16 +41,22 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     Raises:
         UserError: a flag is unknown, out of range or of no effect here.
     """
-    own = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    own.add_argument("--attention", choices=ATTENTIONS, default="local")
-    try:
-        mine, rest = own.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}: see --help") from None
-    args = pretrain_options.parse(rest)
+    parser = pretrain_options.parser_of("pretrain_gpt_megatron")
+    # argparse cannot write a usage of which whole groups are left out.
+    parser.usage = "%(prog)s [OPTIONS]"
+    for action in parser._actions:
+        if action.dest not in {*TAKEN, "help"}:
+            action.help = argparse.SUPPRESS
+    parser.add_argument(
+        "--attention",
+        choices=ATTENTIONS,
+        default="local",
+        help="megatron-core's unfused one, or torch's fused one",
+    )
+    args = pretrain_options.parse(argv, parser)
     defaults = vars(pretrain_options.parse(["--model", args.model]))
-    for name, value in vars(args).items():
-        if name not in TAKEN and value != defaults[name]:
+    for name, value in defaults.items():
+        if name not in TAKEN and getattr(args, name) != value:
             option = name.replace("_", "-")
             raise UserError(
                 f"--{option} is for pretrain_gpt, megatron-core goes its "
@@ -61,5 +67,4 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             "megatron-core has no GPipe schedule: choose 1f1b, or "
             "interleaved with --virtual-stages"
         )
-    args.attention = mine.attention
     return args

@@ -29,15 +29,11 @@ PEAK_LR = {
 }
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Return the arguments of a run.
-
-    Raises `UserError` for an argument that is unknown or out of range.
-    """
+def parser_of(prog: str) -> Parser:
+    """Return the parser of the program `prog`."""
     parser = Parser(
-        prog="pretrain_gpt",
+        prog=prog,
         description="Pretrain a GPT on dp × tp × pp ranks.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
     add("--model", choices=list(CONFIGS), default="tiny", help="its size")
@@ -59,7 +55,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--sequence-parallel",
         action="store_true",
-        help="and split the tokens between the layers' products",
+        help="split activations by tokens outside the shared products",
     )
     add(
         "--pipeline-parallel-size",
@@ -80,7 +76,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         default="overlapped",
         help="average after backward, during it, or by torch's own",
     )
-    add("--bucket-mib", type=float, default=100.0, help="size of a bucket")
+    add("--bucket-mib", type=float, default=100.0, help="of gradients")
     add("--compile", action="store_true", help="torch.compile each block")
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument(
@@ -106,7 +102,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--corpus-mib",
         type=float,
-        help="use the first MiB of the corpus; tiny and mini take 1",
+        help="use only its first MiB of text; tiny and mini take 1",
     )
     add(
         "--vocabulary",
@@ -119,7 +115,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "--save-every",
         type=int,
         default=0,
-        help="steps between checkpoints, 0: only the last step",
+        help="steps between checkpoints, 0: only after the last",
     )
     add("--resume", action="store_true", help="go on from --checkpoint")
     add(
@@ -141,16 +137,26 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     profiler.add_argument(
         "--trace",
         action="store_true",
-        help="trace a few steps of rank 0 after the warmup, into "
+        help="trace a few steps of rank 0 after --warmup-steps, into "
         "$WORKSHOP_ARTIFACTS/trace.json.gz",
     )
     profiler.add_argument(
         "--profile",
         action="store_true",
-        help="profile a few steps of every rank after the warmup, into "
+        help="profile a few steps of every rank after them, into "
         "$WORKSHOP_ARTIFACTS/profile.txt and traces beside it",
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def parse(
+    argv: list[str] | None = None, parser: Parser | None = None
+) -> argparse.Namespace:
+    """Return the arguments of a run, as `parser` (default: ours) knows them.
+
+    Raises `UserError` for an argument that is unknown or out of range.
+    """
+    args = (parser or parser_of("pretrain_gpt")).parse_args(argv)
     if args.lr is None:
         args.lr = PEAK_LR[args.model]
     if args.vocabulary is None:

@@ -52,7 +52,7 @@ SMALL = {
 
 def parse() -> argparse.Namespace:
     """Return the arguments; without a GPU `--small` goes without saying."""
-    parser = Parser(description=__doc__.splitlines()[2])
+    parser = Parser(description=__doc__.split("\n\n")[1])
     add = parser.add_argument
     add("--model", choices=list(CONFIGS), default="gpt-1.3b")
     add("--micro-batch", type=int, default=4, help="sequences at once")

@@ -23,9 +23,9 @@ def recorded(name: str, lines: int = LINES) -> Run:
     """Show a run in the way that `WORKSHOP_RUN` says, and return it.
 
     replay: print where the record in book/runs comes from, its command
-    and the last `lines` lines that it logged. local: run the small size
-    here now, with torchrun. slurm: submit it and wait; on a cluster
-    without GPUs, the small size. Neither touches book/runs.
+    and the last `lines` lines that it printed. local: run the small size
+    here now, as the experiment is launched. slurm: submit it and wait; on
+    a cluster without GPUs, the small size. Neither touches book/runs.
 
     Raises `UserError` when there is no such run, or when it fails.
     """

@@ -40,7 +40,8 @@ class Shard:
         length: of the dense dimension.
         blocks: the dimension is so many equal blocks end to end, and a rank
             has its part of each: 3 for Q, K and V.
-        padded: it is filled up with zeros to a multiple of the ranks.
+        padded: it is dimension 0, filled up with zeros to a multiple of
+            the ranks.
     """
 
     dimension: int

@@ -72,10 +72,13 @@ def clipped_step(optimizer: Optimizer, norm: Tensor, limit: float) -> None:
 
     A fused AdamW divides every gradient by its attribute `grad_scale` while
     it reads it, which is meant for loss scaling (`torch.amp.GradScaler`
-    sets it).  Here it holds max(1, norm / limit), so that clipping costs no
-    pass over the gradients of its own; afterwards `.grad` holds the clipped
-    gradients.  MasterAdamW takes the coefficient itself and leaves `.grad`
-    as it is.  `limit=0` means no clipping.
+    sets it).  Here it holds max(1, (norm + ε) / limit), so that clipping
+    costs no pass over the gradients of its own; afterwards `.grad` holds
+    the clipped gradients.  MasterAdamW takes the coefficient itself and
+    leaves `.grad` as it is.  `limit=0` means no clipping.
+
+    Raises:
+        ValueError: the optimizer is another one, or not fused.
     """
     if isinstance(optimizer, MasterAdamW):
         scale = ((norm + EPSILON) / limit).clamp(min=1.0) if limit else None
