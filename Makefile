@@ -14,6 +14,8 @@ export PYTHON TORCH_INDEX
 export PYTHONUTF8 := 1
 # A rank is a process, and there are more of them than cores.
 export OMP_NUM_THREADS ?= 1
+# Else every process, and a test starts many, compiles anew what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## show this list
 	@echo "make TARGET, where TARGET is"

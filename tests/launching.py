@@ -16,7 +16,8 @@ from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from pool import LIMIT, fork_server
+from fork_servers import fork_server
+from pool import LIMIT
 from torch.distributed import TCPStore
 
 

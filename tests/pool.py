@@ -23,11 +23,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
+from multiprocessing.forkserver import ForkServer
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from fork_servers import fork_server, forking_from
 from shared_gpu import sharing
 
 LIMIT = 240.0
@@ -35,16 +36,6 @@ LIMIT = 240.0
 
 GRACE = 3.0
 """Seconds that the other ranks have to answer after one has failed."""
-
-PRELOAD = ["torch.distributed", "torch._dynamo"]
-"""What every rank imports; an optimizer's first step imports the second."""
-
-
-def fork_server() -> BaseContext:
-    """Return how to start processes from one that has imported torch."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    return context
 
 
 class RankError(RuntimeError):
@@ -141,6 +132,7 @@ class Pool:
 
     world: int
     backend: str = "gloo"
+    server: ForkServer | None = None
     _ranks: list[tuple[BaseProcess, Connection]] = field(default_factory=list)
     _folder: str = ""
 
@@ -204,7 +196,8 @@ class Pool:
                 name=f"rank {rank} of {self.world}",
                 daemon=True,
             )
-            process.start()
+            with forking_from(self.server):
+                process.start()
             theirs.close()
             self._ranks.append((process, ours))
         self._collect("the start of the ranks", LIMIT)

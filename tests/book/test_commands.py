@@ -33,7 +33,7 @@ SMALL = {
     "workshop.lab1.check_layouts": "--steps 1",
     "workshop.lab1.compare_layouts": "--small --rounds 1",
     "workshop.lab1.sweep_pipeline": "--small",
-    "workshop.lab1.out_of_memory": "--small --micro-batches 32768",
+    "workshop.lab1.out_of_memory": "--small --micro-batches 262144",
 }
 SLOW = ("--compile", "--trace")
 OWN_FOLDER = ("--checkpoint", "--metrics", "--out", "--output")

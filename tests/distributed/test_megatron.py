@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import megatron_cases
 import pytest
 import torch
+from fork_servers import server_with
 from launching import launch_ranks
 from megatron_cases import (
     RANKS,
@@ -53,12 +54,14 @@ VARIANTS = [
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
-    with Pool(RANKS) as ranks:
+    server = server_with("megatron_ready")
+    with Pool(RANKS, server=server) as ranks:
         yield ranks
+    server._stop()
 
 
 def train(pool: Pool, case: Case) -> list[Held]:
-    """Run a case; the first one imports megatron-core."""
+    """Run a case."""
     return pool.run(megatron_cases.train_rank, case)
 
 

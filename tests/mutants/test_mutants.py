@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pool import fork_server
+from fork_servers import fork_server
 
 ROOT = Path(__file__).resolve().parents[2]
 MUTANTS = tomllib.loads(Path(__file__).with_name("mutants.toml").read_text())
