@@ -6,23 +6,10 @@ An answer of None is one that was not given yet.
 from collections.abc import Callable, Sequence
 from math import isclose
 
-from workshop.bench.links.all_reduce import Point
 from workshop.bench.links.fit import Fit
 
 RIGHT = "Right."
 MISSING = "Not answered yet: put your answer where None stands."
-
-
-def check_bus_bandwidth(answer: float | None) -> str:
-    """Judge the GB/s of 1 GiB summed over 8 ranks in 5 ms."""
-    point = Point(bytes=2**30, seconds=5e-3, repeats=1, world=8)
-    if answer is None:
-        return MISSING
-    if isclose(answer, point.bus_bandwidth / 1e9, rel_tol=0.01):
-        return RIGHT
-    if isclose(answer, point.algorithm_bandwidth / 1e9, rel_tol=0.01):
-        return "That is the algorithm bandwidth: what did each rank send?"
-    return "Not yet: divide bytes by seconds, then count what a rank sends."
 
 
 def check_half_length(
