@@ -3,28 +3,13 @@
 An answer of None is one that was not given yet.
 """
 
-import io
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Sequence
 from math import isclose
 
-from workshop.bench.links.all_reduce import Point
 from workshop.bench.links.fit import Fit
 
 RIGHT = "Right."
 MISSING = "Not answered yet: put your answer where None stands."
-
-
-def check_bus_bandwidth(answer: float | None) -> str:
-    """Judge the GB/s of 1 GiB summed over 8 ranks in 5 ms."""
-    point = Point(bytes=2**30, seconds=5e-3, repeats=1, world=8)
-    if answer is None:
-        return MISSING
-    if isclose(answer, point.bus_bandwidth / 1e9, rel_tol=0.01):
-        return RIGHT
-    if isclose(answer, point.algorithm_bandwidth / 1e9, rel_tol=0.01):
-        return "That is the algorithm bandwidth: what did each rank send?"
-    return "Not yet: divide bytes by seconds, then count what a rank sends."
 
 
 def check_half_length(
@@ -46,13 +31,89 @@ def check_half_length(
     return RIGHT
 
 
-def check_node_numbers(answer: Callable[[], None] | None) -> str:
-    """Judge a command that prints 0 and 1, each from its own node."""
+def check_bucket_time(
+    answer: Callable[[Sequence[int], float, float, float], float] | None,
+) -> str:
+    """Judge a function of sizes, limit (bytes), α (s) and β (bytes/s).
+
+    It returns the seconds of an all-reduce of all tensors, joined in order
+    into buckets: the next tensor opens a new one where the bucket would
+    grow beyond the limit, and one that is larger alone is a bucket alone.
+    """
     if answer is None:
         return MISSING
-    with redirect_stdout(io.StringIO()) as printed:
-        answer()
-    lines = printed.getvalue().split()
-    if sorted(lines[-2:]) == ["0", "1"]:
-        return RIGHT
-    return f"Not yet: it printed {' '.join(lines) or 'nothing'}."
+    one, link = [4, 4, 4, 4], (1.0, 2.0)
+    cases = (
+        (one, 1, "a limit below every tensor: each is a message alone"),
+        (one, 16, "a limit that all tensors fill exactly: one message"),
+        (one, 15, "four equal tensors and room for three"),
+        ([9, 1, 1], 4, "a first tensor beyond the limit, then small ones"),
+        ([3, 3, 1, 3], 6, "tensors that fill a bucket exactly, in order"),
+    )
+    for sizes, limit, what in cases:
+        told = answer(list(sizes), limit, *link)
+        messages = _buckets(sizes, limit)
+        if not isclose(told, messages * link[0] + sum(sizes) / link[1]):
+            return f"Not yet: it is wrong for {what}."
+    return RIGHT
+
+
+def _buckets(sizes: Sequence[int], limit: float) -> int:
+    count, room = 0, 0.0
+    for size in sizes:
+        if count == 0 or size > room:
+            count, room = count + 1, limit
+        room -= size
+    return count
+
+
+NEAR = ("PIX", "PXB", "PHB", "NODE", "SYS")
+
+
+def rank_of(link: str) -> int:
+    """Return how good a link of `nvidia-smi topo -m` is, more is better."""
+    return int(link[2:]) if link.startswith("NV") else -NEAR.index(link)
+
+
+def check_pairs(
+    answer: Callable[[list[list[str]]], list[tuple[int, int]]] | None,
+) -> str:
+    """Judge a function of a matrix of links that makes two pairs of GPUs.
+
+    The slower of the two links is to be the fastest that can be had.
+    """
+    if answer is None:
+        return MISSING
+    cases = (
+        ("NV4 PHB PHB PHB PHB NV4", "two bridges"),
+        ("SYS NV4 SYS SYS NV4 SYS", "two bridges, numbered otherwise"),
+        ("PIX SYS SYS SYS SYS PIX", "no NVLink and two processors"),
+        ("SYS NODE PHB PXB PIX SYS", "no NVLink and every way over PCIe"),
+        ("NV12 NV4 PHB PHB NV4 SYS", "a fast pair whose others are far"),
+    )
+    for text, what in cases:
+        matrix = _matrix(text.split())
+        pairs = answer(matrix)
+        members = sorted(gpu for pair in pairs for gpu in pair)
+        if members != [0, 1, 2, 3] or any(len(pair) != 2 for pair in pairs):
+            return f"Not yet: with {what}, not every GPU is in one pair."
+        slower = min(rank_of(matrix[a][b]) for a, b in pairs)
+        best = max(
+            min(rank_of(matrix[0][a]), rank_of(matrix[b][c]))
+            for a, b, c in ((1, 2, 3), (2, 1, 3), (3, 1, 2))
+        )
+        if slower < best:
+            return f"Not yet: with {what}, a pair meets over a slower link."
+    return RIGHT
+
+
+def _matrix(above: list[str]) -> list[list[str]]:
+    """Return the 4 × 4 matrix of the six links above its diagonal."""
+    links = dict(zip(_ABOVE, above, strict=True))
+    return [
+        ["X" if i == j else links[min(i, j), max(i, j)] for j in range(4)]
+        for i in range(4)
+    ]
+
+
+_ABOVE = [(i, j) for i in range(4) for j in range(i + 1, 4)]

@@ -36,6 +36,7 @@ COMMANDS = (
         "srun --nodes=2 --ntasks-per-node=1 --gpus-per-node=1 bash -c "
         "'echo $SLURMD_NODENAME has GPU $SLURM_STEP_GPUS' | sort"
     ),
+    "srun --mem=1T hostname",
     # Submit a script.
     "sbatch --wait --output=slurm/logs/hello.out slurm/hello.sbatch",
     "cat slurm/logs/hello.out",
@@ -53,6 +54,15 @@ COMMANDS = (
     (
         "scontrol show job $(squeue --noheader --name=sleeper -o %A) "
         "| grep -E 'JobId|JobState|TimeLimit| NodeList|NumNodes|TRES'"
+    ),
+    (
+        "srun --overlap --jobid=$(squeue --noheader --name=sleeper -o %A) "
+        "hostname | sort"
+    ),
+    (
+        "sbatch --job-name=alone --exclusive --nodes=2 --output=/dev/null "
+        "--wrap='hostname'; sleep 1; squeue --name=alone -o '%i %T %R'; "
+        "scancel --name=alone"
     ),
     "scancel --name=sleeper",
     (
@@ -76,15 +86,17 @@ COMMANDS = (
     # Many jobs from one script.
     "sbatch --wait --output=slurm/logs/array-%a.out slurm/array.sbatch",
     "cat slurm/logs/array-?.out",
+    # A job that waits for one that fails.
+    (
+        "train=$(sbatch --parsable --output=/dev/null --wrap='exit 1'); "
+        "sbatch --job-name=evaluate --dependency=afterok:$train "
+        "--output=/dev/null --wrap='hostname'; sleep 2; "
+        "squeue --name=evaluate -o '%i %T %R'; scancel --name=evaluate"
+    ),
     # What Slurm says to a request it cannot meet.
     "sbatch --nodes=9 slurm/hello.sbatch",
     "sbatch --time=soon slurm/hello.sbatch",
     "srun --gpus-per-node=99 hostname",
-    # An answer to the exercise on two nodes of one task each.
-    (
-        "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 bash -c "
-        "'echo $SLURM_NODEID' | sort"
-    ),
 )
 
 

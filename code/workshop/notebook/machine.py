@@ -1,6 +1,7 @@
 """Say in a few lines what machine a run was recorded on."""
 
 from workshop.records.load import Run
+from workshop.records.node import SMI
 
 
 def machine(run: Run) -> str:
@@ -20,6 +21,25 @@ def machine(run: Run) -> str:
     rows += _transports(run.record["transports"])
     width = max(len(what) for what, _ in rows)
     return "\n".join(f"{what:<{width}}  {text}" for what, text in rows)
+
+
+def nvidia_smi(run: Run) -> str:
+    """Return what nvidia-smi printed on a run's first node.
+
+    An older record kept its matrix of links alone, and a run without GPUs
+    has neither: one line says so.
+    """
+    kept = run.folder / "artifacts" / SMI
+    if kept.is_file():
+        return kept.read_text().rstrip()
+    links = run.record["hardware"].get("links")
+    if not links or not links["matrix"]:
+        return "No GPU here, and so nothing that nvidia-smi could print."
+    rows = [["", *links["devices"]]]
+    for name, row in zip(links["devices"], links["matrix"], strict=True):
+        rows.append([name, *row])
+    table = "\n".join("".join(f"{x:<6}" for x in row) for row in rows)
+    return f"This older record kept the matrix alone:\n{table}"
 
 
 def _gpus_of(host: dict) -> str:

@@ -5,6 +5,7 @@ srun --ntasks-per-node 1 python -m workshop.records.node FOLDER
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -64,11 +65,42 @@ def _count(number: int) -> str:
     return words[number] if number < len(words) else str(number)
 
 
+SMI = "nvidia-smi.txt"
+SMI_TIMEOUT_S = 20
+
+
+def nvidia_smi() -> str:
+    """Return what `nvidia-smi` and `nvidia-smi topo -m` print, as it is.
+
+    The table of processes is left out: they may be of other people. It is
+    empty where the program is missing or fails.
+    """
+    parts = []
+    for words in (["nvidia-smi"], ["nvidia-smi", "topo", "-m"]):
+        try:
+            done = subprocess.run(
+                words,
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=SMI_TIMEOUT_S,
+            )
+        except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+            continue
+        table, processes, _ = done.stdout.partition("| Processes:")
+        lines = table.splitlines()[: -1 if processes else None]
+        printed = "\n".join(line.rstrip() for line in lines).rstrip()
+        parts.append(f"$ {' '.join(words)}\n{printed}\n")
+    return "\n".join(parts)
+
+
 def main() -> None:
     """Write the description into the folder of the first argument."""
     described = describe()
-    file = Path(sys.argv[1]) / f"{described['node']}.json"
-    file.write_text(json.dumps(described))
+    folder, name = Path(sys.argv[1]), described["node"]
+    (folder / f"{name}.json").write_text(json.dumps(described))
+    if printed := nvidia_smi():
+        (folder / f"{name}.{SMI}").write_text(printed)
 
 
 if __name__ == "__main__":

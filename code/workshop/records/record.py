@@ -87,9 +87,13 @@ def complete(facts: dict, nodes: list[dict], folder: Path, log: Log) -> dict:
     """
     metrics = metrics_files(folder)
     seen, excerpt = transports.read(folder / ".nccl")
+    artifacts = folder / "artifacts"
+    printed = folder / ".nodes" / f"{nodes[0]['node']}.{node.SMI}"
+    if printed.is_file():
+        artifacts.mkdir(exist_ok=True)
+        (artifacts / node.SMI).write_text(log.clean(printed.read_text()))
     for name in (".nccl", ".loaded", ".nodes"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    artifacts = folder / "artifacts"
     if excerpt:
         artifacts.mkdir(exist_ok=True)
         text = "\n".join(map(log.clean, excerpt))
