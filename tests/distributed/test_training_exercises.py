@@ -2,6 +2,7 @@
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 from math import ceil
 
 import pytest
@@ -36,7 +37,7 @@ def exposed(compute, messages):
 
     return sum(
         float(end - begin)
-        for begin, end in zip(edges, edges[1:], strict=False)
+        for begin, end in pairwise(edges)
         if inside(begin, messages) and not inside(begin, compute)
     )
 

@@ -39,7 +39,9 @@ def by_name_and_grid(activities: list[Activity]) -> float:
     The median of a kernel's launches beside messages over that of the same
     name and grid without.
     """
-    spans = [(a.begin, a.end) for a in activities if a.name.startswith("nccl")]
+    spans = [
+        (a.begin, a.end) for a in activities if a.name.startswith("nccl")
+    ]
     times: dict[bool, list[float]] = {False: [], True: []}
     for a in activities:
         if (a.name, a.shape) == PERSISTENT:

@@ -14,10 +14,7 @@ from workshop.records.load import Run
 from workshop_book import problems, used
 
 SUMMARY = "Where the numbers of this page come from"
-OPEN = (
-    '<details class="provenance"><summary>'
-    f"{SUMMARY} (%s)</summary>"
-)
+OPEN = f'<details class="provenance"><summary>{SUMMARY} (%s)</summary>'
 
 
 class block(nodes.General, nodes.Element):

@@ -106,10 +106,11 @@ def account(
     message for any part of their time), `products_unmet` and `others`;
     `beyond`, what the products that met messages lost beyond the ratio of
     those that met none, which is the most that messages beside them can
-    have cost, and `under`, for how long they met them; `met` and `unmet`, the ratios of both; `worst`, the largest
-    ratio of one product; `products` and `doubled`, how many there are and
-    how many took twice as long; `elsewhere`, the kernels of the step with
-    messages that have no place in the other.
+    have cost, and `under`, for how long they met them; `met` and `unmet`,
+    the ratios of both; `worst`, the largest ratio of one product;
+    `products` and `doubled`, how many there are and how many took twice as
+    long; `elsewhere`, the kernels of the step with messages that have no
+    place in the other.
     """
     matched = pairs(silent, talking)
     products = [pair for pair in matched if pair.group == MATRIX]
