@@ -1,6 +1,6 @@
 """All-reduce over NVLink by copy engines: no multiprocessor moves a byte.
 
-A communication kernel occupies multiprocessors that the backward pass needs;
+A communication kernel occupies multiprocessors that backward needs;
 at worst a matrix product with one block for every multiprocessor runs a
 second wave for the few that found no place. Here each rank pulls its shard from its peers'
 memory by copies, averages it in one small kernel, and pulls the other shards
