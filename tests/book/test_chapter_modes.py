@@ -68,8 +68,14 @@ def printed(notebook: nbformat.NotebookNode, word: str) -> list[str]:
     printed = []
     for cell in notebook.cells:
         if cell.cell_type == "code" and word in cell.source:
-            printed.append("".join(o.get("text", "") for o in cell.outputs))
+            printed.append("".join(map(plain, cell.outputs)))
     return printed
+
+
+def plain(output: nbformat.NotebookNode) -> str:
+    """Return what a cell printed or displayed, as text."""
+    shown = output.get("data", {}).get("text/plain", "")
+    return output.get("text", shown)
 
 
 def test_there_are_chapters_with_recorded_cells() -> None:

@@ -15,6 +15,7 @@ from training_cases import CONFIG, Case, torch_ddp, train_rank
 from workshop.models.gpt import GPT
 from workshop.parallel.data.naive import NaiveDataParallel
 from workshop.parallel.data.overlapped import OverlappedDataParallel
+from workshop.parallel.data.ways import data_parallel
 
 SMALL, MEDIUM, WHOLE = 0.001, 0.02, 64.0
 STRATEGIES = {
@@ -217,3 +218,24 @@ def nothing_trainable(rank: int, world: int) -> str:
 def test_nothing_trainable_is_refused(pool2: Pool) -> None:
     assert all("leave data parallelism out" in s
                for s in pool2.run(nothing_trainable))  # fmt: skip
+
+
+def caps_of(rank: int, world: int) -> tuple[float, float]:
+    """Return the bucket of torch's DDP and the largest of ours, in MiB."""
+    device, group = torch.device("cpu"), dist.group.WORLD
+    ddp, ours = (
+        data_parallel(GPT(CONFIG), way, group, device, MEDIUM)
+        for way in ("ddp", "overlapped-collective")
+    )
+    sizes = [
+        bucket.elements * 4 / 2**20
+        for bucket in ours.buckets
+        if len(bucket.parameters) > 1
+    ]
+    return ddp.bucket_bytes_cap / 2**20, max(sizes)
+
+
+def test_ddp_and_ours_have_buckets_of_one_size(pool2: Pool) -> None:
+    for theirs, ours in pool2.run(caps_of):
+        assert theirs == pytest.approx(MEDIUM, rel=1e-3)
+        assert MEDIUM / 4 < ours <= MEDIUM

@@ -1,5 +1,8 @@
 """The checks of chapter 02's exercises know right from wrong."""
 
+import re
+from fractions import Fraction
+from itertools import pairwise
 from math import ceil
 
 import pytest
@@ -9,54 +12,125 @@ from pool import Pool
 
 from workshop import collectives
 from workshop.exercises import training as exercises
+from workshop.models.gpt import CONFIGS, GPT
+
+
+def accumulation(talk, batch, share):
+    return max(1, ceil(talk * (1 - share) / (share * batch) - 1e-9))
+
+
+def peak(c, b):
+    block = 12 * c.hidden**2 + 13 * c.hidden
+    states = c.layers * block + 2 * c.hidden
+    states += (c.vocabulary + c.sequence) * c.hidden
+    rows = b * c.sequence
+    layer = rows * (32 * c.hidden + 4 * c.heads + 8)
+    head = rows * (2 * c.vocabulary + 4 * c.hidden + 12)
+    return 14 * states + c.layers * layer + head
+
+
+def exposed(compute, messages):
+    edges = sorted({Fraction(e) for span in compute + messages for e in span})
+
+    def inside(at, spans):
+        return any(b <= at < e for b, e in spans)
+
+    return sum(
+        float(end - begin)
+        for begin, end in pairwise(edges)
+        if inside(begin, messages) and not inside(begin, compute)
+    )
 
 
 @pytest.mark.parametrize(
-    ("check", "right", "wrong"),
+    ("check", "right", "wrong", "hint"),
     [
         (
-            exercises.check_step_bytes,
-            lambda parameters, size, n: 2 * (n - 1) / n * parameters * size,
-            lambda parameters, size, n: 2 * parameters * size,
+            exercises.check_accumulation,
+            accumulation,
+            lambda talk, batch, share: ceil(talk / batch),
+            "more than its share",
         ),
         (
             exercises.check_accumulation,
-            lambda talk, batch, share: max(
-                1, ceil(talk * (1 - share) / (share * batch))
-            ),
-            lambda talk, batch, share: ceil(talk / batch),
+            accumulation,
+            lambda *each: accumulation(*each) + 1,
+            "one less as well",
+        ),
+        (
+            exercises.check_peak,
+            peak,
+            lambda c, b: peak(c, b) * 16 / 14,
+            "too much",
+        ),
+        (exercises.check_peak, peak, lambda c, b: peak(c, b) / 3, "too litt"),
+        (
+            exercises.check_exposed,
+            exposed,
+            lambda compute, messages: sum(e - b for b, e in messages),
+            "over a gap",
         ),
     ],
 )
 def test_a_check_knows_right_from_wrong_and_from_nothing(
-    check, right, wrong
+    check, right, wrong, hint
 ) -> None:
     assert check(right) == exercises.RIGHT
-    assert check(wrong).startswith("Not yet")
+    said = check(wrong)
+    assert said.startswith("Not yet") and hint in said
     assert check(None) == exercises.MISSING
 
 
-def in_one_message(gradients: list[torch.Tensor]) -> None:
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    collectives.all_reduce(flat, dist.group.WORLD)
-    flat /= dist.get_world_size()
-    parts = flat.split([gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
+def test_gradients_at_the_peak_are_hinted_at() -> None:
+    def with_gradients(c, b):
+        return peak(c, b) + 2 * sum(
+            p.numel() for p in GPT(c).to("meta").parameters()
+        )
+
+    with torch.device("meta"):
+        said = exercises.check_peak(with_gradients)
+    assert "not there yet" in said
+    assert not re.search(r"\d{4}", said)
 
 
-def one_by_one(gradients: list[torch.Tensor]) -> None:
-    for gradient in gradients:
-        collectives.all_reduce(gradient, dist.group.WORLD)
-        gradient /= dist.get_world_size()
+class Reducer:
+    """Sends each gradient from its hook."""
+
+    def __init__(self, module, group):
+        self.group, self.ranks = group, dist.get_world_size(group)
+        for parameter in module.parameters():
+            parameter.register_post_accumulate_grad_hook(self.send)
+
+    def send(self, parameter):
+        collectives.all_reduce(parameter.grad, self.group)
+        parameter.grad /= self.ranks
+
+    def finish(self):
+        pass
 
 
-def nothing(gradients: list[torch.Tensor]) -> None:
-    pass
+class Sums(Reducer):
+    def send(self, parameter):
+        collectives.all_reduce(parameter.grad, self.group)
 
 
-def judge(rank: int, world: int, answer) -> str:
-    return exercises.check_one_message(
+class AtTheEnd(Reducer):
+    def __init__(self, module, group):
+        self.group, self.ranks = group, dist.get_world_size(group)
+        self.module = module
+
+    def finish(self):
+        for parameter in self.module.parameters():
+            self.send(parameter)
+
+
+class Twice(Reducer):
+    def finish(self):
+        collectives.all_reduce(torch.zeros(1), self.group)
+
+
+def judge_reducer(rank: int, world: int, answer) -> str:
+    return exercises.check_reducer(
         answer, dist.group.WORLD, torch.device("cpu")
     )
 
@@ -64,12 +138,46 @@ def judge(rank: int, world: int, answer) -> str:
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        (in_one_message, exercises.RIGHT),
-        (one_by_one, "Not yet: 3 messages were counted, one is due."),
-        (nothing, "Not yet: gradient 0 is"),
+        (Reducer, exercises.RIGHT),
+        (Sums, "its norm is 2 times"),
+        (AtTheEnd, "no message had left"),
+        (Twice, "more messages than gradients"),
         (None, exercises.MISSING),
     ],
 )
-def test_one_message_is_counted(pool2: Pool, answer, says) -> None:
-    for verdict in pool2.run(judge, answer):
-        assert verdict.startswith(says)
+def test_a_reducer_overlaps_or_is_told_what_it_lacks(
+    pool2: Pool, answer, says
+) -> None:
+    for verdict in pool2.run(judge_reducer, answer):
+        assert says in verdict
+
+
+def judge_suspects(rank: int, world: int) -> list[str]:
+    torch.manual_seed(0)
+    gpt = GPT(CONFIGS["tiny"])
+    names = {name for name, _ in gpt.named_parameters()}
+    tokens = torch.randint(1024, (2, 9))
+    model = exercises.Suspect(gpt, dist.group.WORLD)
+    torch.manual_seed(rank)
+    tokens = torch.randint(1024, (2, 9))
+    model(tokens[:, :-1], tokens[:, 1:]).backward()
+    model.finish()
+    local = set()
+    for name, parameter in gpt.named_parameters():
+        other = parameter.grad.clone()
+        dist.broadcast(other, 0)
+        same = torch.tensor(float(torch.equal(other, parameter.grad)))
+        dist.all_reduce(same, dist.ReduceOp.MIN)
+        if not same:
+            local.add(name)
+    answers = (local, {min(local)}, names, {"nothing"}, None)
+    return [exercises.check_suspect(each, gpt) for each in answers]
+
+
+def test_the_suspect_is_found_by_its_gradients(pool2: Pool) -> None:
+    for right, some, all_of, unknown, nothing in pool2.run(judge_suspects):
+        assert right == exercises.RIGHT
+        assert "look at each block" in some
+        assert "is the mean over the ranks" in all_of
+        assert "no parameter 'nothing'" in unknown
+        assert nothing == exercises.MISSING

@@ -17,11 +17,14 @@ def event(name, stream, begin, length, cat="gpu_memcpy"):
     }  # fmt: skip
 
 
+def write(folder, events):
+    text = json.dumps({"traceEvents": events}).encode()
+    (folder / "trace.json.gz").write_bytes(gzip.compress(text))
+
+
 @pytest.fixture
 def compared(tmp_path):
     """A comparison of two ways, of which four are traced."""
-    kernel = {"name": "void product<float>(int)", "grid": "[2, 66, 1]",
-              "alone_us": 500.0, "beside_us": 750.0, "ratio": 1.5}  # fmt: skip
     rows = [
         {"device": 0, "stream": 7, "kind": kind, "spans": [[0.0, 4.0]]}
         for kind in ("compute", "communication", "other")
@@ -29,23 +32,26 @@ def compared(tmp_path):
     for name in comparison.TRACED:
         folder = tmp_path / "artifacts" / name
         folder.mkdir(parents=True)
-        kernels = [] if name == "alone" else [kernel]
         profile = {
             "step_ms": 4.0, "compute_ms": 4.0, "idle_ms": 0.0,
             "exposed_communication_ms": 0.0, "timeline": rows,
-            "slowdown": {"kernels": kernels},
         }  # fmt: skip
         (folder / "profile.json").write_text(json.dumps(profile))
+        slower = [
+            event("embedding", 7, 0, 10, "kernel"),
+            event("gemm", 7, 10, 1000 if name == "alone" else 1500, "kernel"),
+            event("nccl", 20, 10, 750, "kernel"),
+        ]
+        write(folder, slower if name != "alone" else slower[:2])
     events = [
-        event("product", 7, 0, 9000, "kernel"),
+        event("embedding", 7, 0, 10, "kernel"),
+        event("gemm", 7, 10, 1500, "kernel"),
         event("Memcpy PtoP (Device -> Device)", 20, 0, 3000),
         event("Memcpy DtoD (Device -> Device)", 20, 3000, 2000),
         event("barrier_kernel(int)", 20, 5000, 1000, "kernel"),
         event("vectorized_elementwise", 20, 6000, 500, "kernel"),
     ]
-    trace = gzip.compress(json.dumps({"traceEvents": events}).encode())
-    kept = tmp_path / "artifacts" / "overlapped" / "trace.json.gz"
-    kept.write_bytes(trace)
+    write(tmp_path / "artifacts" / "overlapped", events)
     summary = {
         f"tflops_per_gpu{{contestant={name}}}": entry(value)
         for name, value in (("ddp", 400.0), ("alone", 500.0))
@@ -73,10 +79,14 @@ def test_steps_have_a_lane_for_compute_and_one_for_communication(compared):
     assert len(figure.axes[0].collections) == 2 * len(comparison.TRACED)
 
 
-def test_slowed_kernels_are_named_with_grid_and_ratio(compared):
-    ticks, shown = words(comparison.slowed_kernels(compared))
-    assert shown == ["× 1.50"] * 3
-    assert ticks[-1] == "torch's DDP\nproduct, grid [2, 66, 1]"
+def test_a_product_is_drawn_where_it_met_a_message(compared):
+    (axis,) = comparison.slowed_products(compared).axes
+    lines = {line.get_label(): line for line in axis.lines}
+    for way in ("ours, NCCL", "torch's DDP"):
+        assert list(lines[way].get_xdata()) == [50.0]
+        assert list(lines[way].get_ydata()) == [1.5]
+    half = lines["half speed while a message runs"]
+    assert half.get_ydata()[0] == 1 and half.get_ydata()[-1] == 2
 
 
 def test_the_parts_of_communication_are_told_apart(compared):

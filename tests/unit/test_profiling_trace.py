@@ -192,35 +192,6 @@ def test_steps_are_taken_apart_and_summed_up_by_the_median(trace):
     assert summary["overlap_fraction"] is None
 
 
-def test_slowdown_compares_a_kernel_with_itself(trace):
-    summary = summarise_trace(
-        trace(
-            *[
-                event("gemm", t, t + 100, COMPUTE, grid=[8, 1, 1])
-                for t in (0, 200, 400)
-            ],
-            *[
-                event("gemm", t, t + 120, COMPUTE, grid=[8, 1, 1])
-                for t in (1000, 1200, 1400)
-            ],
-            # the same name on a larger grid is another kernel
-            event("gemm", 1600, 1900, COMPUTE, grid=[64, 1, 1]),
-            # barely touched by communication: belongs to neither side
-            event("gemm", 1980, 2100, COMPUTE, grid=[8, 1, 1]),
-            event(ALL_REDUCE, 1000, 2000, COMM),
-        )
-    )["slowdown"]
-    assert summary["ratio"] == pytest.approx(1.2)
-    (row,) = summary["kernels"]
-    assert row["count"] == 6 and row["grid"] == "[8, 1, 1]"
-    assert (row["alone_us"], row["beside_us"]) == (100, 120)
-
-
-def test_without_both_sides_there_is_no_slowdown(trace):
-    summary = summarise_trace(trace(event("gemm", 0, 100, COMPUTE)))
-    assert summary["slowdown"] == {"ratio": None, "kernels": []}
-
-
 def test_a_shrunk_trace_gives_the_numbers_of_its_step(trace, tmp_path):
     big = trace(
         step("ProfilerStep#1", 500, 1400),

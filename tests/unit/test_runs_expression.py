@@ -1,5 +1,6 @@
 """Expressions over records: values, units, near misses, refusals."""
 
+import gzip
 import json
 
 import pytest
@@ -211,3 +212,36 @@ def test_a_prediction_can_start_from_measured_ranks() -> None:
 def test_a_wrong_prediction_is_one_sentence(text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         expression.evaluate(text)
+
+
+def keep_step(folder, contestant, product_us):
+    """Keep a step of an embedding and a product beside a message."""
+    spans = [("embedding", 7, 0, 10), ("gemm", 7, 10, product_us)]
+    if contestant != "alone":
+        spans.append(("ncclDevKernel", 20, 10, 50))
+    events = [
+        {"ph": "X", "cat": "kernel", "name": name, "ts": ts, "dur": dur,
+         "args": {"device": 0, "stream": stream}}
+        for name, stream, ts, dur in spans
+    ]  # fmt: skip
+    file = folder / "artifacts" / contestant / "trace.json.gz"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"traceEvents": events}).encode()
+    file.write_bytes(gzip.compress(text))
+
+
+def test_by_place_reads_the_steps_that_a_run_kept(loader):
+    folder = loader("lab1/one").folder
+    keep_step(folder, "alone", 100)
+    keep_step(folder, "ddp", 150)
+    text = 'by_place("lab1/one", "ddp", "{}")'
+    ratio = expression.evaluate(text.format("met"), loader)
+    assert ratio == pytest.approx(1.5)
+    longer = expression.evaluate("2 * " + text.format("longer"), loader)
+    assert longer == pytest.approx(0.1)
+    with pytest.raises(UserError, match="knows no 'longr'.*longer"):
+        expression.evaluate(text.format("longr"), loader)
+    with pytest.raises(UserError, match="no trace can be read"):
+        expression.evaluate('by_place("lab1/two", "ddp", "met")', loader)
+    with pytest.raises(UserError, match="has no value"):
+        expression.evaluate('by_place("lab1/one")', loader)

@@ -94,9 +94,7 @@ class RunFigure(provenance.RecordDirective):
             f'<div class="drawing" tabindex="0">{picture}</div>',
             format="html",
         )
-        figure += nodes.caption(
-            "", "", *text, *messages, nodes.Text(" "), provenance.line(runs)
-        )
+        figure += nodes.caption("", "", *text, *messages)
         self.set_source_info(figure)
         self.add_name(figure)
         return [figure, *provenance.stale_note(runs)]

@@ -11,8 +11,7 @@
     per GPU, of one | % | 100 * row.mfu / run("lab1/gpt-1.3b-1gpu").mfu | .1f
     ```
 
-In a column's expression `row` is the run of the row. The caption ends with
-where the runs were recorded.
+In a column's expression `row` is the run of the row.
 """
 
 import ast
@@ -100,7 +99,7 @@ class RunTable(provenance.RecordDirective):
             f"{title} ({unit})" if unit else title
             for title, unit, *_ in columns
         ]
-        table = self._table(heads, body, list(read))
+        table = self._table(heads, body)
         self.set_source_info(table)
         return [table, *provenance.stale_note(read)]
 
@@ -115,19 +114,12 @@ class RunTable(provenance.RecordDirective):
             cells.append(recorded("", plain, origin=value.origin))
         return cells
 
-    def _table(self, heads: list[str], body: list[list], read: list):
+    def _table(self, heads: list[str], body: list[list]):
         table = nodes.table(classes=["run-table"])
         caption, messages = self.state.inline_text(
             self.arguments[0], self.lineno
         )
-        table += nodes.title(
-            "",
-            "",
-            *caption,
-            *messages,
-            nodes.Text(" "),
-            provenance.line(read),
-        )
+        table += nodes.title("", "", *caption, *messages)
         group = nodes.tgroup(cols=len(heads))
         group += [nodes.colspec(colwidth=1) for _ in heads]
         group += nodes.thead("", row_of([nodes.Text(head) for head in heads]))

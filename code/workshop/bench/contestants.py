@@ -16,6 +16,8 @@ from workshop.training.layout_trainer import LayoutTrainer
 from workshop.training.trainer import Recipe
 
 CLIP, LR, SEED = 1.0, 1e-4, 0
+BUCKET_MIB = 100.0
+"""The size of a bucket of gradients, the same for every contestant."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def our_trainer(
     groups: Groups,
     compiled: bool,
     data_parallel: str = "overlapped",
+    bucket_mib: float = BUCKET_MIB,
     **options: Callable,
 ) -> LayoutTrainer:
     """Return this repository's contestant: on CUDA its weights are bf16.
@@ -97,6 +100,7 @@ def our_trainer(
             precision=precision,
             clip=CLIP,
             data_parallel=data_parallel,
+            bucket_mib=bucket_mib,
             backend="inductor" if compiled else None,
         ),
         **options,

@@ -3,8 +3,6 @@
 All are drawn from the record of `lab1/compare-data-parallel`.
 """
 
-from pathlib import Path
-
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -12,7 +10,8 @@ from workshop.figures import style
 from workshop.figures.bars import rows, spans, write
 from workshop.figures.profile import IN_STEP, KINDS
 from workshop.figures.recorded import Rank, ranks_of
-from workshop.profiling.events import activities, read
+from workshop.profiling import by_place
+from workshop.profiling.groups import MATRIX
 from workshop.records.values import Record, values
 
 LABELS = {
@@ -27,10 +26,14 @@ LABELS = {
 }
 TRACED = ("alone", "overlapped", "overlapped-collective", "ddp")
 LANES = {"compute": -0.19, "communication": 0.19}
-PAIR = {
-    "alone": (-0.18, style.COMPUTE),
-    "beside communication": (0.18, style.COMMUNICATION),
-}
+SILENT, *TALKING = TRACED
+WAYS = dict(
+    zip(
+        TALKING,
+        ((style.GREEN, "o"), (style.BLUE, "s"), (style.ORANGE, "^")),
+        strict=True,
+    )
+)
 
 
 def contestants(run: Record) -> Figure:
@@ -75,37 +78,35 @@ def _profile(run: Record, name: str) -> Rank:
     return ranks_of(run, f"artifacts/{name}/profile.json")[0]
 
 
-def slowed_kernels(run: Record) -> Figure:
-    """Draw the longest kernels alone and beside communication.
+def slowed_products(run: Record) -> Figure:
+    """Draw how much longer each matrix product takes in each way to train.
 
-    Only kernels that ran both ways can be compared, and these are not the
-    same ones for every way to train.
+    Every point is one product, at the same place of the step as in the step
+    without communication; the dotted line is where a product would lie that
+    loses half its speed for as long as a message is under way.
     """
-    pairs = [
-        (LABELS[name], kernel)
-        for name in TRACED
-        for kernel in _profile(run, name).slowed[:2]
-    ]
-    names = [
-        f"{way}\n{_short(kernel.name)}, grid {kernel.grid}"
-        for way, kernel in pairs
-    ]
-    times = np.array([(k.alone_us, k.beside_us) for _, k in pairs])
-    places = np.arange(len(pairs))
-    with rows(names, "median time of a launch (µs)") as (figure, axis):
-        for each, (label, (offset, colour)) in zip(
-            times.T, PAIR.items(), strict=True
-        ):
-            axis.barh(places + offset, each, 0.34, color=colour, label=label)
-        ratios = (f"× {kernel.ratio:.2f}" for _, kernel in pairs)
-        write(axis, ratios, times.max(axis=1))
+    silent = by_place.activities_of(run.folder, SILENT)
+    with style.drawing(width=6.8, height=3.4) as (figure, (axis,)):
+        for way, (colour, marker) in WAYS.items():
+            talking = by_place.activities_of(run.folder, way)
+            products = [
+                (100 * pair.met, pair.ratio)
+                for pair in by_place.pairs(silent, talking)
+                if pair.group == MATRIX
+            ]
+            axis.plot(
+                *zip(*products, strict=True), marker, color=colour,
+                markersize=4, alpha=0.6, label=LABELS[way],
+            )  # fmt: skip
+        met = np.linspace(0, 1)
+        axis.plot(
+            100 * met, 1 / (1 - met / 2), ":", color=style.TEXT,
+            label="half speed while a message runs",
+        )  # fmt: skip
+        axis.set_xlabel("part of the product's time beside messages (%)")
+        axis.set_ylabel("times as long as without")
+        axis.legend()
     return figure
-
-
-def _short(kernel: str) -> str:
-    """Return what a reader recognises of a kernel's long name."""
-    bare = kernel.removeprefix("void ").split("<")[0]
-    return bare if len(bare) <= 24 else f"{bare[:22]}…"
 
 
 PARTS = (
@@ -117,9 +118,8 @@ PARTS = (
 
 def communication_parts(run: Record) -> Figure:
     """Draw what the copy engines' stream does in the traced step."""
-    path = Path(run.folder) / "artifacts/overlapped/trace.json.gz"
     times = dict.fromkeys((*(label for label, _ in PARTS), "averaging"), 0.0)
-    for a in activities(read(path)["traceEvents"]):
+    for a in by_place.activities_of(run.folder, "overlapped"):
         if a.kind != "communication":
             continue
         part = next((p for p, mark in PARTS if mark in a.name), "averaging")

@@ -3,13 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import (
-    AliasPath,
-    BaseModel,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ValidationError, model_validator
 
 from workshop.errors import UserError
 from workshop.records.values import Record
@@ -28,16 +22,6 @@ class Lane(BaseModel):
     spans: list[Span]
 
 
-class Kernel(BaseModel):
-    """A kernel that ran alone and beside communication, in µs."""
-
-    name: str
-    grid: str
-    alone_us: float
-    beside_us: float
-    ratio: float
-
-
 class Memory(BaseModel):
     """What `profiling.memory_timeline` kept."""
 
@@ -54,9 +38,6 @@ class Rank(BaseModel):
     exposed_communication_ms: float
     idle_ms: float
     timeline: list[Lane]
-    slowed: list[Kernel] = Field(
-        [], validation_alias=AliasPath("slowdown", "kernels")
-    )
     offset_ms: float = 0.0
     groups: dict[str, float] = {}
     ranges: list[tuple[str, float, float]] = []

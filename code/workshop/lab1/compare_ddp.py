@@ -2,9 +2,10 @@
 
 Trains the same GPT in several ways, in turn, in one job: one GPU alone, all
 GPUs without communication, our data parallelism (naive, overlapped, and
-overlapped by collectives only), torch's DDP, and nanoGPT with --peer. Each
-round takes every contestant once, so a drift of clocks or temperature meets
-all of them alike.
+overlapped by collectives only), torch's DDP with buckets of the same size,
+and nanoGPT with --peer, whose DDP has its own default. Each round takes
+every contestant once, so a drift of clocks or temperature meets all of them
+alike.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from statistics import mean
 
 from workshop.bench.bench import Bench, settled
 from workshop.bench.contestants import (
+    BUCKET_MIB,
     CLIP,
     LR,
     alone,
@@ -23,7 +25,7 @@ from workshop.bench.contestants import (
 from workshop.groups import make_groups
 from workshop.job.failures import joined
 from workshop.job.launch import Job, together
-from workshop.job.options import Parser
+from workshop.job.options import Parser, check_numbers
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
 from workshop.peers.nanogpt import NanoGPT, NanoGPTTrainer
@@ -54,10 +56,12 @@ def parse() -> argparse.Namespace:
     add("--rounds", type=int, default=3, help="turns of each contestant")
     add("--warmup-steps", type=int, default=4, help="untimed, each turn")
     add("--steps", type=int, default=12, help="timed steps of a turn")
+    add("--bucket-mib", type=float, default=BUCKET_MIB, help="of everyone")
     add("--peer", type=Path, metavar="DIR", help="a clone of nanoGPT")
     add("--trace", action="store_true", help="profile some contestants")
     add("--small", action="store_true", help="tiny model, two steps")
     args = settled(parser, SMALL)
+    check_numbers(args, {}, ("bucket_mib",))
     args.compile = not args.small
     return args
 
@@ -81,6 +85,7 @@ class Comparison(Bench):
             micro_batch=args.micro_batch,
             steps=args.steps,
             rounds=args.rounds,
+            bucket_mib=args.bucket_mib,
             seed=SEED,
             nanogpt_model_sha256=self.peer.sha256 if self.peer else None,
         )
@@ -103,6 +108,7 @@ class Comparison(Bench):
             self.groups if way else self.alone,
             self.args.compile,
             way or "overlapped",
+            self.args.bucket_mib,
         )
 
     def turn(self, name: str) -> tuple[float, float]:

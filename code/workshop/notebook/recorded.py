@@ -4,6 +4,10 @@
 """
 
 import os
+from html import escape
+
+from IPython import get_ipython
+from IPython.display import display
 
 from workshop import paths
 from workshop.errors import UserError
@@ -67,7 +71,7 @@ def _key(way: str, experiment: Experiment, small: bool) -> str:
 
 
 def _replay(run: Run, lines: int) -> None:
-    print(f"Recorded: {run.provenance()}")
+    _head(run, f"Recorded: {run.provenance()}")
     if run.status == "stale":
         print(
             f"Stale: recorded on {run.date}, and its sources have changed "
@@ -75,11 +79,29 @@ def _replay(run: Run, lines: int) -> None:
         )
     elif run.status != "fresh":
         raise UserError(run.finding.problem)
-    _show(run, lines)
+    _tail(run, lines)
+
+
+def _head(run: Run, *before: str) -> None:
+    """Show the command below some lines, folded where a page can fold."""
+    text = "\n".join((*before, f"$ {run.record['command']}"))
+    if get_ipython() is None:
+        print(text)
+        return
+    summary = f"The command and the machine of {escape(run.name)}"
+    folded = (
+        f'<details class="recorded-command"><summary>{summary}</summary>'
+        f"<pre>{escape(text)}</pre></details>"
+    )
+    display({"text/plain": text, "text/html": folded}, raw=True)
 
 
 def _show(run: Run, lines: int) -> None:
-    print(f"$ {run.record['command']}")
+    _head(run)
+    _tail(run, lines)
+
+
+def _tail(run: Run, lines: int) -> None:
     for line in run_lines(run.log)[-lines:]:
         print(line)
 

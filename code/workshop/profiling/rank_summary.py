@@ -38,7 +38,6 @@ from workshop.profiling.shrink import pack
 from workshop.profiling.trace import (
     TIMELINE_GAP_US,
     measure_window,
-    slowdown,
     timeline,
 )
 
@@ -73,7 +72,7 @@ def summarise_rank(path: str | Path, first: int = 0) -> RankSummary:
     `trace.timeline`), `ranges` ([name, begin, length] in ms), `memory`
     (see `memory_timeline`), and `shortest_kept_us`, below which the trace
     leaves kernels out.  `steps` has the fields of `measure_window` for
-    every step, and `slowdown` is over all of them.
+    every step.
 
     Raises:
         UserError: no trace there, or a step too large to keep.
@@ -104,7 +103,6 @@ def summarise_rank(path: str | Path, first: int = 0) -> RankSummary:
         "on_gpu": gpu,
         **middle,
         "steps": steps,
-        "slowdown": slowdown(done) if gpu else None,
         "begin_us": whole.get("baseTimeNanoseconds", 0) / 1e3 + window[0],
         "groups": {
             **group_times(shares),

@@ -122,9 +122,9 @@ def write(
     """Write `profile.json`, `profile.txt` and each rank's trace.
 
     The measures have the label `rank`: the fields of `measure_window`,
-    `kernel_slowdown`, `group_ms` (label `group`), `profiled_peak` and, for
-    a pipeline, `bubble_fraction`, `schedule_bubble_fraction` and
-    `imbalance_fraction` without a label.
+    `group_ms` (label `group`), `profiled_peak` and, for a pipeline,
+    `bubble_fraction`, `schedule_bubble_fraction` and `imbalance_fraction`
+    without a label.
 
     Returns:
         the table.
@@ -156,9 +156,8 @@ def write(
 
 
 def _measure(rank: dict, writer: MetricsWriter, place: int) -> None:
-    slower = rank["slowdown"]["ratio"] if rank["slowdown"] else None
-    for name, value in {**rank, "kernel_slowdown": slower}.items():
-        if name.endswith(("_ms", "_fraction", "_slowdown")):
+    for name, value in rank.items():
+        if name.endswith(("_ms", "_fraction")):
             unit = "ms" if name.endswith("_ms") else ""
             if value is not None and name != "offset_ms":
                 writer.measure(name, value, unit, rank=place)

@@ -64,59 +64,13 @@ def measure_window(gpu: list[Activity], window: Interval) -> dict:
     }
 
 
-def slowdown(gpu: list[Activity]) -> dict:
-    """Return how much slower compute kernels run beside communication.
-
-    A kernel (its name and its grid) counts where it ran both ways: beside
-    communication for over half of its time, and with none at all.  Its
-    ratio is the median of the former over the median of the latter.
-
-    Returns:
-        `ratio`: of all of them together, weighted by how often they ran;
-        None when no kernel ran both ways.
-        `kernels`: the ones with the most time, longest first.
-    """
-    talk = union((a.begin, a.end) for a in gpu if a.kind == "communication")
-    times: dict[tuple[str, str], tuple[list, list]] = {}
-    place = 0
-    for a in (a for a in gpu if a.kind == "compute" and a.end > a.begin):
-        while place < len(talk) and talk[place][1] <= a.begin:
-            place += 1
-        beside = 0.0
-        for begin, end in talk[place:]:
-            if begin >= a.end:
-                break
-            beside += min(end, a.end) - max(begin, a.begin)
-        alone, during = times.setdefault((a.name, a.shape), ([], []))
-        if beside == 0:
-            alone.append(a.end - a.begin)
-        elif beside > (a.end - a.begin) / 2:
-            during.append(a.end - a.begin)
-    rows = [
-        {
-            "name": name,
-            "grid": shape,
-            "count": len(alone) + len(during),
-            "alone_us": median(alone),
-            "beside_us": median(during),
-            "ratio": median(during) / median(alone),
-        }
-        for (name, shape), (alone, during) in times.items()
-        if alone and during
-    ]
-    rows.sort(key=lambda row: -row["count"] * row["alone_us"])
-    total = sum(row["count"] * row["alone_us"] for row in rows)
-    slowed = sum(row["count"] * row["beside_us"] for row in rows)
-    return {"ratio": slowed / total if total else None, "kernels": rows[:20]}
-
-
 def summarise_trace(path: str | Path) -> dict:
     """Return where the time of the traced steps goes.
 
     Returns:
         the fields of `measure_window`, each the median over the steps;
-        `steps`, one dictionary of them a step; `slowdown`; and `timeline`,
-        the streams of the step in the middle (see `timeline`).
+        `steps`, one dictionary of them a step; and `timeline`, the streams
+        of the step in the middle (see `timeline`).
 
     Raises:
         UserError: no such file, not a trace, or no GPU in it.
@@ -135,7 +89,6 @@ def summarise_trace(path: str | Path) -> dict:
     return {
         **middle,
         "steps": steps,
-        "slowdown": slowdown(gpu),
         "timeline": timeline(gpu, spans[len(spans) // 2][1]),
     }
 
@@ -179,8 +132,7 @@ def record(
     """Summarise a trace, keep its artifacts, write its measures.
 
     `artifacts` gets `profile.json` (the summary) and `trace.json.gz` (one
-    step).  Measures are the times of `measure_window`, and
-    `kernel_slowdown`, with `labels`.
+    step).  Measures are the times of `measure_window`, with `labels`.
 
     Raises:
         UserError: no GPU in the trace, or even one step passes 300 kB.
@@ -194,8 +146,7 @@ def record(
     text = json.dumps(summary, indent=1, ensure_ascii=False)
     (folder / "profile.json").write_text(text + "\n", encoding="utf-8")
     (folder / "trace.json.gz").write_bytes(step)
-    values = {**summary, "kernel_slowdown": summary["slowdown"]["ratio"]}
-    for name, value in values.items():
+    for name, value in summary.items():
         if isinstance(value, float):
             unit = "ms" if name.endswith("_ms") else ""
             writer.measure(name, value, unit, **labels)

@@ -6,6 +6,8 @@
 labels; `run("lab1/x").meta.world_size` is a value of the meta event.
 `predicted("tp2", "tokens_per_s", micro_batch=16)` is what the model says of
 a layout (`workshop.records.predict.expected`).
+`by_place("lab1/x", "ddp", "ratio")` reads the step that a comparison kept
+of a contestant, beside that of `alone` (`workshop.profiling.by_place`).
 
 An expression comes from a page and is evaluated by whoever builds it: its
 length, its depth and every number on the way are bounded.
@@ -23,6 +25,7 @@ from workshop.errors import UserError
 from workshop.records.experiments import near
 from workshop.records.files import short
 from workshop.records.load import Run, load
+from workshop.records.place import by_place
 from workshop.records.predict.expected import predicted
 
 Number = int | float | bool
@@ -185,6 +188,8 @@ def _evaluate(node: ast.expr, loader: Loader, text: str):
             if len(names) != 2 or None in words:
                 raise _refused(node, text)
             return predicted(loader, *names, **words)
+        case ast.Call(keywords=[]) if _called(node) == "by_place":
+            return by_place(loader, *(_literal(a, text) for a in node.args))
         case ast.Call(keywords=[]) if _called(node) in _FUNCTIONS:
             function = _FUNCTIONS[_called(node)]
             return _finite(function(*map(number, node.args)))
@@ -285,6 +290,6 @@ def _refused(node: ast.AST, text: str) -> UserError:
     part = short(ast.unparse(node))
     return UserError(
         f"{part} in {short(text)} is not allowed: use run(...), "
-        "predicted(...), numbers, arithmetic, comparisons and "
+        "predicted(...), by_place(...), numbers, arithmetic, comparisons and "
         f"{', '.join(_FUNCTIONS)}."
     )

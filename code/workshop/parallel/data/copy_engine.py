@@ -1,12 +1,12 @@
 """All-reduce over NVLink by copy engines: no multiprocessor moves a byte.
 
-A communication kernel occupies multiprocessors that the backward pass needs.
-Matrix products that launch one block for every multiprocessor then run a
-second wave for the few blocks that found no place, and slow down far beyond
-the share that was taken. Here each rank pulls its shard from its peers'
-memory by copies, averages it in one small kernel, and pulls the other shards
-the same way: a reduce-scatter and an all-gather, 2(n-1)/n of the message per
-rank like the ring (Patarasuk and Yuan 2009), on engines made for copying.
+A communication kernel occupies multiprocessors that backward needs; at worst
+a matrix product with one block for every multiprocessor runs a second wave
+for the few that found no place. Here each rank pulls its shard from its
+peers' memory by copies, averages it in one small kernel, and pulls the other
+shards the same way: a reduce-scatter and an all-gather, 2(n-1)/n of the
+message per rank like the ring (Patarasuk and Yuan 2009), on engines made for
+copying.
 """
 
 import torch
