@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import (
 )
 
 from workshop.errors import UserError
-from workshop.job import launch, one_node, one_world
+from workshop.job import launch, one_node, one_world, torchrun
 
 TRAIN = ["-m", "workshop.lab1.pretrain_gpt", "--steps"]
 
@@ -92,7 +92,7 @@ def test_a_sentence_ends_what_torchrun_says(tmp_path, monkeypatch, capsys):
         ({1: ProcessFailure(1, 8, 3, "none")}, 3, "exit code 3\n"),
     ):
         with pytest.raises(SystemExit) as end:
-            one_node.report(failures)
+            torchrun.report(failures)
         assert end.value.code == code
         assert capsys.readouterr().err.endswith(line)
 
@@ -176,6 +176,6 @@ def test_the_rank_with_a_sentence_comes_before_those_that_were_ended(
     (tmp_path / "said").write_text(json.dumps(told))
     ended, silent = failure(0, -15, "none"), failure(1, 1, "none")
     said = failure(2, 2, "said")
-    assert one_node.first({0: ended, 1: silent, 2: said}) == (2, said)
-    assert one_node.first({0: ended, 1: silent}) == (1, silent)
-    assert one_node.first({0: ended}) == (0, ended)
+    assert torchrun.first({0: ended, 1: silent, 2: said}) == (2, said)
+    assert torchrun.first({0: ended, 1: silent}) == (1, silent)
+    assert torchrun.first({0: ended}) == (0, ended)

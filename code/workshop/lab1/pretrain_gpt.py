@@ -30,8 +30,9 @@ from pathlib import Path
 from workshop.errors import UserError
 from workshop.groups import Groups, make_groups
 from workshop.job.failures import joined, memory_explained
-from workshop.job.launch import Job, together
+from workshop.job.launch import Job, leave_words, together
 from workshop.job.metrics import MetricsWriter, metrics_path
+from workshop.job.stop import CODE, NOTHING_KEPT, Stop
 from workshop.lab1.pretrain_options import (
     layout_of,
     parse,
@@ -51,11 +52,18 @@ from workshop.training.text import Text
 def main() -> None:
     """Train as the command line says."""
     with joined() as job:
-        run(job, together(parse))
+        said = run(job, together(parse))
+    if said:
+        leave_words(said)
+        sys.exit(CODE)
 
 
-def run(job: Job, args: Namespace) -> None:
-    """Prepare the text, and train where out of memory is one sentence."""
+def run(job: Job, args: Namespace) -> str | None:
+    """Prepare the text, and train where out of memory is one sentence.
+
+    Returns what to say of a run that a signal has stopped, None of one that
+    is done.
+    """
     layout = together(lambda: layout_of(args, job.world_size))
     if args.checkpoint and not args.resume:
         together(lambda: checkpoint.refuse_used(args.checkpoint))
@@ -65,11 +73,16 @@ def run(job: Job, args: Namespace) -> None:
     text = text_of(job, args)
     parameters = size_of(CONFIGS[args.model])
     with memory_explained(parameters, layout.tp, layout.pp, job.device):
-        train_on(job, args, make_groups(layout), text)
+        return train_on(job, args, make_groups(layout), text)
 
 
-def train_on(job: Job, args: Namespace, groups: Groups, text: Text) -> None:
-    """Build the model in its layout, resume if asked, and train it."""
+def train_on(
+    job: Job, args: Namespace, groups: Groups, text: Text
+) -> str | None:
+    """Build the model in its layout, resume if asked, and train it.
+
+    Returns as `run` does.
+    """
     config, layout = CONFIGS[args.model], groups.layout
     trainer = LayoutTrainer(
         lambda: seeded(config, args.seed, job.device), groups, recipe_of(args)
@@ -98,18 +111,31 @@ def train_on(job: Job, args: Namespace, groups: Groups, text: Text) -> None:
     options = Options(
         args.steps, args.lr, args.warmup, args.eval_every, args.save_every
     )
-    train(
-        trainer,
-        training.resumed(start, taken),
-        held_out,
-        options,
-        reporter,
-        checkpoints,
-        profiler,
-        start,
-    )
+    stop = Stop(job, keeps=checkpoints is not None)
+    if job.first and not checkpoints and "SLURM_JOB_ID" in os.environ:
+        print(NOTHING_KEPT, file=sys.stderr, flush=True)
+    with stop.listening():
+        train(
+            trainer,
+            training.resumed(start, taken),
+            held_out,
+            options,
+            reporter,
+            checkpoints,
+            profiler,
+            start,
+            stop,
+        )
     reporter.memory_of_ranks()
     writer.close()
+    if not stop.stopped:
+        return None
+    said = (
+        f"stopped by a signal, and the checkpoint in {args.checkpoint} is "
+        f"whole: go on with --resume (exit code {CODE})"
+    )
+    reporter.say(said)
+    return said
 
 
 def checkpoints_of(

@@ -1,6 +1,7 @@
 """The command line of `workshop.lab1.pretrain_gpt`, checked."""
 
 import argparse
+import os
 
 from workshop.errors import UserError
 from workshop.job.launch import Job
@@ -115,9 +116,18 @@ def parser_of(prog: str) -> Parser:
         "--save-every",
         type=int,
         default=0,
+<<<<<<< HEAD
         help="steps between checkpoints, 0: only after the last",
+=======
+        help="steps between checkpoints, 0: only the last step, and the one "
+        "at which SIGUSR1 or SIGTERM stops the run",
     )
-    add("--resume", action="store_true", help="go on from --checkpoint")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on from --checkpoint, as a job does that Slurm requeues",
+>>>>>>> h-jobs
+    )
     add(
         "--eval-every",
         type=int,
@@ -159,6 +169,9 @@ def parse(
     args = (parser or parser_of("pretrain_gpt")).parse_args(argv)
     if args.lr is None:
         args.lr = PEAK_LR[args.model]
+    # Slurm counts how often it has started a job again.
+    if args.checkpoint and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+        args.resume = True
     if args.vocabulary is None:
         args.vocabulary = default_vocabulary(args.model)
     _check(args)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from workshop.data.batches import Batches
 from workshop.job.clock import Mark, StepClock
+from workshop.job.stop import Stop
 from workshop.training.checkpoints import Checkpoints
 from workshop.training.evaluate import held_out_loss
 from workshop.training.report import Reporter
@@ -49,11 +50,12 @@ def train(
     checkpoints: Checkpoints | None = None,
     profiler: Profiler | None = None,
     start: int = 0,
+    stop: Stop | None = None,
 ) -> None:
-    """Train from step `start` to `options.steps`.
+    """Train from step `start` to `options.steps`, or until told to `stop`.
 
     Step n of the log is the n-th update.  Without `checkpoints` none are
-    made.
+    made, and `stop` is not asked.
     """
     device = reporter.job.device
     batches = training.on(device, start)
@@ -72,12 +74,20 @@ def train(
         if unread is not None:
             reporter.step(unread)
         unread = mark
+        stops = (
+            not last
+            and stop is not None
+            and checkpoints is not None
+            and stop.after(step)
+        )
         pause = profiler is not None and profiler.at(step)
         evaluates = options.eval_every and (
             last or step % options.eval_every == 0
         )
         saves = checkpoints is not None and (
-            last or (options.save_every and step % options.save_every == 0)
+            last
+            or stops
+            or (options.save_every and step % options.save_every == 0)
         )
         if last or evaluates or saves or pause:
             reporter.step(unread)
@@ -87,5 +97,7 @@ def train(
             reporter.held_out(step, loss)
         if saves:
             checkpoints.save(step, training.taken(step))
+        if stops:
+            return
         if evaluates or saves or pause:
             clock.restart()
