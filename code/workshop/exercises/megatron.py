@@ -4,7 +4,6 @@ An answer of None is one that was not given yet.
 """
 
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 
 import torch
 import torch.distributed as dist
@@ -182,49 +181,6 @@ def _partial(
     y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     columns = dense.output.weight.chunk(t, dim=1)[rank]
     return F.linear(y.transpose(1, 2).reshape(b, s, h // t), columns)
-
-
-def check_microbatches(
-    answer: Callable[[int, int, float], int] | None,
-) -> str:
-    """Judge a function of stages p, chunks per stage v and a share.
-
-    It returns the fewest micro-batches m with which the bubble is at most
-    that share of the whole step. For v above 1, m is a multiple of p.
-    """
-    if answer is None:
-        return MISSING
-    for p, v, share in (
-        (4, 1, 0.11),
-        (8, 1, 0.1),
-        (8, 4, 0.04),
-        (1, 1, 0.1),
-    ):
-        due = _fewest(p, v, share)
-        m = answer(p, v, share)
-        if m != due:
-            return (
-                f"Not yet: with p={p} and v={v} your m={m} leaves "
-                f"{float(_bubble(p, v, m)):.3f} of the step idle, where "
-                f"{share:g} is allowed; and is it the fewest, and a "
-                "multiple of p where it must be one?"
-                if m > 0
-                else f"Not yet: m={m} is no number of micro-batches."
-            )
-    return RIGHT
-
-
-def _bubble(p: int, v: int, m: int) -> Fraction:
-    """Return the bubble as a share of the whole step."""
-    return Fraction(p - 1, v * m + p - 1)
-
-
-def _fewest(p: int, v: int, share: float) -> int:
-    step = p if v > 1 else 1
-    m = step
-    while _bubble(p, v, m) > share:
-        m += step
-    return m
 
 
 def check_split_loss(

@@ -2,9 +2,7 @@
 
 from workshop.records.values import Record, values
 
-HEAD = (
-    "         k tokens/s  of two alone   GiB  imbalance   exposed     idle"
-)
+HEAD = "         k tokens/s  of two alone   GiB  imbalance   exposed     idle"
 
 
 def table(run: Record) -> str:
