@@ -1,14 +1,16 @@
 """The checks of the exercises on Megatron-LM know right from wrong."""
 
-from math import ceil
+from functools import partial
 
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from pool import Pool
 
 from workshop import collectives
 from workshop.exercises import megatron as exercises
+from workshop.parallel.tensor.mappings import copy_to, reduce_from
 
 
 def by_heads(weight, heads, rank, t):
@@ -17,20 +19,9 @@ def by_heads(weight, heads, rank, t):
     return parts[rank].reshape(-1, h)
 
 
-def microbatches(p, v, share):
-    least = max(1, ceil((p - 1) * (1 - share) / (v * share)))
-    return least if v == 1 else ceil(least / p) * p
-
-
 @pytest.mark.parametrize(
     ("check", "right", "wrong", "says"),
     [
-        (
-            exercises.check_layer_bytes,
-            lambda b, s, h, size, t: 8 * (t - 1) / t * b * s * h * size,
-            lambda b, s, h, size, t: 4 * (t - 1) / t * b * s * h * size,
-            "sends 512 bytes a rank, not 256.",
-        ),
         (
             exercises.check_qkv_cut,
             by_heads,
@@ -44,16 +35,16 @@ def microbatches(p, v, share):
             "rank 0 of 2 got the shape",
         ),
         (
-            exercises.check_microbatches,
-            microbatches,
-            lambda p, v, share: ceil((p - 1) / (v * share)),
-            "p=4 and v=1 need m=25",
+            exercises.check_planted,
+            exercises.PLANTED,
+            dict.fromkeys("ABC", "f left out"),
+            "give each of A, B and C one of",
         ),
         (
-            exercises.check_microbatches,
-            microbatches,
-            lambda p, v, share: 0,
-            "no number of micro-batches",
+            exercises.check_planted,
+            exercises.PLANTED,
+            dict(zip("ABC", sorted(exercises.PLANTED.values()))),
+            "look at A again",
         ),
     ],
 )
@@ -125,3 +116,55 @@ def test_a_split_loss_is_right_stable_and_short(
 ) -> None:
     for verdict in pool2.run(judge, answer):
         assert verdict.startswith(says)
+
+
+def unsummed(x, name):
+    return x
+
+
+def mlp(x, a, b, bias, group, twice=False, early=False, enter=copy_to):
+    rank, t, name = group.rank(), group.size(), group.group_name
+    columns, rows = a.chunk(t, dim=1)[rank], b.chunk(t)[rank]
+    addend = F.gelu(enter(x, name) @ columns) @ rows
+    z = reduce_from(addend + bias * early, name) + bias * (not early)
+    return copy_to(z, name) if twice else z
+
+
+def judge_layers(rank: int, world: int, answer) -> str:
+    return exercises.check_layers(
+        answer, dist.group.WORLD, torch.device("cpu")
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (mlp, exercises.RIGHT),
+        (partial(mlp, early=True), "Not yet: the output is not the dense"),
+        (partial(mlp, twice=True), "Not yet: it is right, and sends more"),
+        (partial(mlp, enter=unsummed), "Not yet: forward is right, and the"),
+        (None, exercises.MISSING),
+    ],
+)
+def test_two_layers_are_right_and_short(pool2: Pool, answer, says) -> None:
+    for verdict in pool2.run(judge_layers, answer):
+        assert verdict.startswith(says)
+
+
+def symptoms(rank: int, world: int) -> dict:
+    return {
+        letter: exercises.planted(
+            letter, dist.group.WORLD, torch.device("cpu")
+        )
+        for letter in exercises.PLANTED
+    }
+
+
+def test_each_planted_bug_has_its_own_symptom(pool2: Pool) -> None:
+    for shown in pool2.run(symptoms):
+        by_bug = {exercises.PLANTED[x]: shown[x] for x in shown}
+        one = pytest.approx(1)
+        assert by_bug["g sums backward"] == (one, pytest.approx(2))
+        assert by_bug["bias before g"][1] == one != by_bug["bias before g"][0]
+        output, gradient = by_bug["f left out"]
+        assert output == one and gradient != one

@@ -111,6 +111,26 @@ def test_the_pipeline_takes_as_long_as_simulated(name, p, m, v, heavier):
         assert sum(parts) == pytest.approx(times["total"])
 
 
+@pytest.mark.parametrize("p", [2, 4, 8])
+@pytest.mark.parametrize("ratio", [1800, 11_500, 46_000, 180_000])
+def test_the_boxed_rule_of_hand_overs_is_the_simulators(p, ratio):
+    """1F1B pays (p-1)/(18 h L) P/W of its time, GPipe next to nothing."""
+    h, layers, s, b, m = 2048, 24, 1024, 4, 64 * p
+    stage = 72 * b * s * h * h * layers / p  # operations of a micro-batch
+    hand_over = 2 * b * s * h * ratio  # in the time of as many operations
+
+    def exposed(name, v=1):
+        costs = stage / 3 / v, 2 * stage / 3 / v
+        schedule = make_schedule(name, p, m, v)
+        free = simulate(schedule, *costs).makespan
+        return simulate(schedule, *costs, hand_over).makespan / free - 1
+
+    rule = (p - 1) / (18 * h * layers) * ratio
+    assert exposed("1f1b") == pytest.approx(rule, rel=0.06)
+    assert exposed("gpipe") < rule / 10
+    assert exposed("interleaved", 2) < exposed("1f1b")
+
+
 @pytest.mark.parametrize(("name", "p", "m", "v"), SHAPES)
 def test_bubble_and_activations_are_those_of_the_schedule(name, p, m, v):
     schedule = make_schedule(name, p, m, v)

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from workshop.bench.contestants import one_strategy_each
+from workshop.bench.contestants import named, one_strategy_each
 from workshop.errors import UserError
 from workshop.estimate.pipeline import bubble_over_total
 from workshop.lab1 import (
@@ -49,14 +49,18 @@ def test_a_size_that_does_not_divide_the_model_is_left_out() -> None:
     assert sizes == {(1, 1)}
 
 
-def test_layouts_count_what_all_ranks_process() -> None:
-    sequences = {
-        c.name: c.sequences(2) for c in one_strategy_each(2, 16, 4, 16)
-    }
-    assert sequences == {
-        "alone": 32, "dp2": 32, "tp2": 16, "tp2-sp": 16, "pp2": 64,
-        "pp2-eager": 64, "pp2-v2": 64,
-    }  # fmt: skip
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("sizes", [(16, 4, 16), (2, 1, 8), (64, 1, 8)])
+def test_compared_layouts_take_the_same_batch(world, sizes) -> None:
+    batch = sizes[1] * sizes[2]
+    for each in one_strategy_each(world, *sizes):
+        assert each.layout.sequences == batch, each.name
+        assert each.sequences(world) == batch * (world if each.alone else 1)
+
+
+def test_a_batch_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(UserError, match="batch of 6 sequences"):
+        named("dp4", 2, 1, 6)
 
 
 @pytest.mark.parametrize(

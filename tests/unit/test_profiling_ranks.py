@@ -223,6 +223,7 @@ def test_the_bubble_of_1f1b_is_the_formulas():
     )
     assert idle["span_ms"] == (m + p - 1) * (forward + backward)
     assert idle["bubble"] == pytest.approx((p - 1) / (m + p - 1))
+    assert idle["formula"] == pytest.approx(idle["schedule"])
     assert idle["imbalance"] == 0.0
 
 
@@ -236,6 +237,7 @@ def test_unequal_stages_are_told_from_the_schedules_bubble():
     assert idle["span_ms"] == 5
     assert idle["bubble"] == pytest.approx(1 - 2.5 / 5)
     assert idle["schedule"] == pytest.approx(1 - 3 / 5)
+    assert idle["formula"] == pytest.approx(1 / 2)
     assert idle["imbalance"] == pytest.approx(0.5 / 5)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from workshop.errors import UserError
 from workshop.groups import Groups, make_groups
 from workshop.job.launch import Job
 from workshop.layout import Coordinate, Layout
@@ -39,17 +40,15 @@ def one_strategy_each(
 ) -> list[Contestant]:
     """Return what the ranks can do with one strategy at a time.
 
-    Args:
-        micro_batch: sequences of a micro-batch, but for the pipeline.
-        piece: sequences of one of the pipeline's micro-batches, smaller,
-            since a step takes many of them.
-        num_microbatches: micro-batches of the pipeline's step.
+    All of them, and each rank alone, take the same global batch, that of
+    the pipeline. The arguments are those of `named`.
     """
-    dp, tp, pp = (f"{axis}{world_size}" for axis in ("dp", "tp", "pp"))
-    names = (dp, tp, f"{tp}-sp", pp, f"{pp}-eager", f"{pp}-v2")
+    n = world_size
+    pipelines = (f"pp{n}", f"pp{n}-eager", f"pp{n}-v2")
+    names = (f"dp{n}", f"tp{n}", f"tp{n}-sp", *pipelines)
     sizes = (micro_batch, piece, num_microbatches)
     return [
-        Contestant("alone", Layout(micro_batch=micro_batch), alone=True),
+        Contestant("alone", named("dp1", *sizes).layout, alone=True),
         *(named(name, *sizes) for name in names),
     ]
 
@@ -59,17 +58,31 @@ def named(
 ) -> Contestant:
     """Return the layout of a name such as `tp2-sp`, with its micro-batches.
 
-    Without a pipeline a step is one micro-batch of `micro_batch` sequences,
-    with one it is `num_microbatches` of `piece`.
+    Every layout trains the same global batch: `num_microbatches` pieces.
+
+    Args:
+        micro_batch: the most sequences of a micro-batch, but for a pipeline;
+            t times as many where t ranks share each of them, so that the
+            products of a rank are as large.
+        piece: sequences of one of a pipeline's micro-batches, smaller,
+            since a step takes many of them.
+        num_microbatches: micro-batches of one pipeline's step.
 
     Raises:
-        UserError: the name means no layout.
+        UserError: the name means no layout, or the batch does not divide.
     """
-    pieces = {"micro_batch": piece, "num_microbatches": num_microbatches}
     layout = Layout.from_name(name, num_microbatches=num_microbatches)
-    if layout.pp == 1:
-        pieces = {"micro_batch": micro_batch, "num_microbatches": 1}
-    return Contestant(name, layout.replace(**pieces))
+    batch = piece * num_microbatches
+    share = batch // layout.dp
+    size = piece if layout.pp > 1 else min(micro_batch * layout.tp, share)
+    if not size or size * (share // size) * layout.dp != batch:
+        raise UserError(
+            f"{name} cannot share a batch of {batch} sequences in "
+            f"micro-batches of {size}: choose --micro-batch and "
+            "--num-microbatches that divide it"
+        )
+    chosen = layout.replace(micro_batch=size, num_microbatches=share // size)
+    return Contestant(name, chosen)
 
 
 def alone(job: Job) -> Groups:

@@ -1,102 +1,102 @@
 """Checks for the exercises of chapter 03: each says what it found.
 
-An answer of None is one that was not given yet. A link is a pair: α in
-seconds and β in bytes a second.
+An answer of None is one that was not given yet. A check gives a hint and
+never the value that it waits for.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from math import ceil
 
-RIGHT = "Right."
-MISSING = "Not answered yet: put your answer where None stands."
+from workshop.errors import UserError
+from workshop.exercises.training import MISSING, RIGHT
+from workshop.layout import Layout
+from workshop.parallel.pipeline.schedule import (
+    Operation,
+    in_flight,
+    make_schedule,
+)
+from workshop.parallel.pipeline.simulator import Deadlock, simulate
+from workshop.records.load import Run
 
-Link = tuple[float, float]
+LAYOUTS = {"A": "pp2", "B": "dp2", "C": "tp2"}
+"""Which layout of `lab1/compare-layouts` hides behind a letter."""
 
 
-def check_micro_batches(
-    answer: Callable[[int, int, float], int] | None,
+def check_schedule(
+    answer: Callable[[int, int, int], list[str]] | None,
 ) -> str:
-    """Judge a function of the stages p, the chunks v and a share.
+    """Judge a function of p, m and a rank r that writes its 1F1B.
 
-    It returns the fewest micro-batches with which at most that share of a
-    step is bubble; with more than one chunk a rank (v > 1) they come in
-    multiples of p.
+    It returns the operations in order, as F0 or B0: the pass and the
+    micro-batch.
     """
     if answer is None:
         return MISSING
-    cases = ((2, 1, 0.07), (8, 1, 0.12), (8, 4, 0.12), (4, 2, 0.09))
-    for p, v, share in cases:
-        due = _fewest(p, v, share)
-        m = answer(p, v, share)
-        if m == due:
-            continue
-        if v > 1 and m % p:
+    for p, m in ((2, 4), (4, 8), (4, 2)):
+        written = [list(answer(p, m, rank)) for rank in range(p)]
+        for rank, names in enumerate(written):
+            due = {f"{kind}{i}" for kind in "FB" for i in range(m)}
+            if Counter(names) != Counter(due):
+                return (
+                    f"Not yet: with p={p} and m={m}, rank {rank} does not "
+                    "run the F and the B of every micro-batch once."
+                )
+        schedule = [
+            [Operation(name[0], int(name[1:])) for name in names]
+            for names in written
+        ]
+        try:
+            took = simulate(schedule, 1, 2).makespan
+        except (Deadlock, UserError) as error:
+            return f"Not yet: with p={p} and m={m}: {error}."
+        if took > simulate(make_schedule("1f1b", p, m), 1, 2).makespan:
             return (
-                f"Not yet: with {v} chunks a rank, micro-batches come in "
-                f"multiples of p = {p}, and {m} is none."
+                f"Not yet: with p={p} and m={m} it runs, and idles longer "
+                "than it must: how many forwards does each rank owe the "
+                "ranks behind it before its first backward?"
             )
-        bubble = (p - 1) / (v * m + p - 1)
-        return (
-            f"Not yet: {p} stages of {v} chunk(s) idle {bubble:.3f} of a "
-            f"step with {m} micro-batches; at most {share:g} takes {due}."
-        )
+        for rank, operations in enumerate(schedule):
+            if in_flight(operations) > min(m, p - rank):
+                return (
+                    f"Not yet: with p={p} and m={m}, rank {rank} holds "
+                    "more micro-batches than there are ranks from it to "
+                    "the end: let a backward go first."
+                )
     return RIGHT
 
 
-def _fewest(p: int, v: int, share: float) -> int:
-    """Return the fewest micro-batches for (p-1) / (v m + p-1) <= share."""
-    least = ceil((p - 1) * (1 - share) / (share * v))
-    return least if v == 1 else p * ceil(least / p)
-
-
-def check_placement(
-    answer: Callable[[int, int, int, Link, Link], str] | None,
+def check_rank_order(
+    answer: Callable[[int, int, int], tuple[int, int, int]] | None,
 ) -> str:
-    """Judge a function that says what goes inside a node: tp or dp.
+    """Judge a function of a rank, t and d that returns its place.
 
-    Two nodes have two GPUs each, and tp = dp = 2. The function gets the
-    layers, the bytes of an activation, the bytes of all gradients of the
-    model, the link inside a node and the link between nodes.
+    The place is (tensor, data, stage), each from 0: tensor parallel ranks
+    are next to each other, stages furthest apart.
     """
     if answer is None:
         return MISSING
-    nvlink, network = (20e-6, 300e9), (30e-6, 3e9)
-    cases = (
-        (24, 67_108_864, 2_600_000_000, nvlink, network),
-        (24, 262_144, 2_600_000_000, nvlink, network),
-        (96, 4_096, 1_000_000, nvlink, network),
-    )
-    for layers, activation, gradients, inside, between in cases:
-        times = {
-            "tp": _tensor(layers, activation, inside)
-            + _data(gradients, between),
-            "dp": _tensor(layers, activation, between)
-            + _data(gradients, inside),
-        }
-        due = min(times, key=times.__getitem__)
-        axis = answer(layers, activation, gradients, inside, between)
-        if axis not in times:
-            return f"Not yet: {axis!r} is neither 'tp' nor 'dp'."
-        if axis != due:
-            return (
-                f"Not yet: with {layers} layers, activations of "
-                f"{activation:,} bytes and gradients of {gradients:,}, "
-                f"{axis} inside the node talks for {times[axis]:.4f} s a "
-                f"step and {due} for {times[due]:.4f} s."
-            )
+    for t, d, p in ((2, 1, 2), (2, 2, 2), (4, 2, 3)):
+        layout = Layout(tp=t, dp=d, pp=p)
+        places = [tuple(answer(rank, t, d)) for rank in range(t * d * p)]
+        with_sizes = f"with t={t}, d={d} and p={p}"
+        if len(set(places)) < len(places):
+            return f"Not yet: {with_sizes} two ranks share a place."
+        for rank, place in enumerate(places):
+            at = layout.coordinate(rank)
+            for axis, mine, due in zip(
+                ("tensor", "data", "stage"),
+                place,
+                (at.tp, at.dp, at.pp),
+                strict=True,
+            ):
+                if mine != due:
+                    return (
+                        f"Not yet: {with_sizes}, rank {rank} has the wrong "
+                        f"place on the {axis} axis: which axis turns "
+                        "fastest when the rank goes up by one?"
+                    )
     return RIGHT
-
-
-def _tensor(layers: int, activation: int, link: Link) -> float:
-    """Return the seconds of four all-reduces a layer between two ranks."""
-    alpha, beta = link
-    return 4 * layers * (alpha + activation / beta)
-
-
-def _data(gradients: int, link: Link) -> float:
-    """Return the seconds of averaging the half that a rank holds."""
-    alpha, beta = link
-    return alpha + gradients / 2 / beta
 
 
 def check_cut(answer: Callable[[int, int, float], list[int]] | None) -> str:
@@ -115,12 +115,12 @@ def check_cut(answer: Callable[[int, int, float], list[int]] | None) -> str:
                 f"Not yet: {shares} does not cut {layers} layers into "
                 f"{stages} stages with a layer or more in each."
             )
-        slowest = max(*shares[:-1], shares[-1] + head)
-        best = _shortest(layers, stages, head)
-        if slowest > best + 1e-9:
+        costs = [*shares[:-1], shares[-1] + head]
+        if max(costs) > _shortest(layers, stages, head) + 1e-9:
+            slowest = costs.index(max(costs))
             return (
-                f"Not yet: the slowest stage of {shares} costs {slowest:g} "
-                f"layers with a head of {head:g}, and {best:g} is possible."
+                f"Not yet: stage {slowest} of {shares} is the slowest, with "
+                f"a head of {head:g}; another stage could take a layer."
             )
     return RIGHT
 
@@ -131,3 +131,50 @@ def _shortest(layers: int, stages: int, head: float) -> float:
         max(ceil((layers - last) / (stages - 1)), last + head)
         for last in range(1, layers - stages + 2)
     )
+
+
+def anonymous_profiles(run: Run) -> str:
+    """Return the profiled steps of three layouts, without their names.
+
+    Args:
+        run: the record of `lab1/compare-layouts`.
+    """
+    parts = {
+        "step": "step_ms",
+        "compute": "compute_ms",
+        "messages": "communication_ms",
+        "exposed": "exposed_communication_ms",
+        "idle": "idle_ms",
+    }
+    lines = ["    rank" + "".join(f"{part:>10}" for part in parts)]
+    for letter, layout in LAYOUTS.items():
+        for rank in (0, 1):
+            labels = f"{{layout={layout},rank={rank}}}"
+            cells = (
+                run.summary[name + labels]["median"]
+                for name in parts.values()
+            )
+            row = "".join(f"{cell:10.1f}" for cell in cells)
+            lines.append(f"{letter:4}{rank:4}{row}")
+    return "\n".join(lines)
+
+
+def check_profiles(answer: Mapping[str, str] | None) -> str:
+    """Judge which letter of `anonymous_profiles` is dp2, tp2 and pp2."""
+    if answer is None:
+        return MISSING
+    if sorted(answer.values()) != sorted(LAYOUTS.values()):
+        return "Not yet: give each of A, B and C one of dp2, tp2 and pp2."
+    hints = {
+        "dp2": "one message can hide under all of a backward pass",
+        "tp2": "some sums stand between two products, where nothing hides "
+        "them, and both ranks do the same work",
+        "pp2": "a rank has few messages to send, and much to wait for",
+    }
+    for letter, layout in LAYOUTS.items():
+        if answer.get(letter) != layout:
+            return (
+                f"Not yet: look at {letter} again. In {answer[letter]} "
+                f"{hints[answer[letter]]}."
+            )
+    return RIGHT

@@ -3,42 +3,132 @@
 An answer of None is one that was not given yet.
 """
 
-from collections.abc import Callable
-from fractions import Fraction
-from math import isclose
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from workshop.collectives import count, ring_bytes
+from workshop.collectives import count
 from workshop.exercises.training import MISSING, RIGHT
 from workshop.models.gpt import Attention, GPTConfig
+from workshop.parallel.tensor.mappings import copy_to, reduce_from
 
 
-def check_layer_bytes(
-    answer: Callable[[int, int, int, int, int], float] | None,
+def check_layers(
+    answer: Callable[..., Tensor] | None,
+    group: dist.ProcessGroup,
+    device: torch.device,
 ) -> str:
-    """Judge a function of b, s, h, bytes of an element and t.
+    """Judge a column- and a row-parallel layer, as one MLP on every rank.
 
-    It returns the bytes that a rank sends in a step for one layer under
-    tensor parallelism, forward and backward.
+    Every rank of `group` calls this. The function gets x (n, h), the whole
+    A (h, 4h), B (4h, h), the bias of B (h,) and the group, uses its rank's
+    parts of A and B, and returns GeLU(x A) B + bias.
     """
     if answer is None:
         return MISSING
-    for b, s, h, size, t in (
-        (1, 8, 4, 2, 1),
-        (2, 8, 4, 2, 2),
-        (3, 5, 6, 4, 8),
-    ):
-        due = 4 * ring_bytes("all_reduce", b * s * h * size, t)
-        sent = answer(b, s, h, size, t)
-        if not isclose(sent, due, rel_tol=1e-6, abs_tol=1e-9):
+    x, a, b, bias = _mlp_inputs(device)
+    due = torch.autograd.grad(_dense(x, a, b, bias).square().sum(), (x, a))
+    with count() as ledger:
+        z = answer(x, a, b, bias, group)
+        forward = ledger.elements
+        if not torch.allclose(z, _dense(x, a, b, bias)):
             return (
-                f"Not yet: a layer with b={b}, s={s}, h={h}, elements of "
-                f"{size} bytes and t={t} sends {float(due):g} bytes a rank, "
-                f"not {sent:g}."
+                "Not yet: the output is not the dense one. What does every "
+                "rank add, and what should be added once?"
+            )
+        z.square().sum().backward()
+    if forward > x.numel() or ledger.elements > 2 * x.numel():
+        return "Not yet: it is right, and sends more than one sum each way."
+    ratio = (x.grad.norm() / due[0].norm()).item()
+    if not torch.allclose(x.grad, due[0]):
+        return (
+            "Not yet: forward is right, and the gradient of x has "
+            f"{ratio:.3f} times the norm of the dense one. Which of the "
+            "two functions sums in backward?"
+        )
+    rank, t = dist.get_rank(group), dist.get_world_size(group)
+    mine, whole = (g.chunk(t, dim=1)[rank] for g in (a.grad, due[1]))
+    if not torch.allclose(mine, whole):
+        return "Not yet: the gradient of this rank's columns of A is wrong."
+    return RIGHT
+
+
+def _dense(x: Tensor, a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
+    return F.gelu(x @ a) @ b + bias
+
+
+def _mlp_inputs(device: torch.device) -> list[Tensor]:
+    """Return x, A, B and the bias of a small MLP, alike on every rank."""
+    h = 8
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        .to(device)
+        .requires_grad_()
+        for shape in ((6, h), (h, 4 * h), (4 * h, h), (h,))
+    ]
+
+
+PLANTED = {
+    "A": "g sums backward",
+    "B": "bias before g",
+    "C": "f left out",
+}
+
+
+def planted(
+    letter: str, group: dist.ProcessGroup, device: torch.device
+) -> tuple[float, float]:
+    """Return what a bug does: errors of output and gradient, as ratios.
+
+    Every rank of `group` calls this for an MLP with one planted bug.
+
+    Returns:
+        the norm of the output, and of the gradient of x for the sum of the
+        output, over those of the dense MLP.
+    """
+    x, a, b, bias = _mlp_inputs(device)
+    rank, t = dist.get_rank(group), dist.get_world_size(group)
+    name, bug = group.group_name, PLANTED[letter]
+    due = _dense(x, a, b, bias)
+    (gradient,) = torch.autograd.grad(due.sum(), x)
+    enter = x if bug == "f left out" else copy_to(x, name)
+    z = F.gelu(enter @ a.chunk(t, dim=1)[rank]) @ b.chunk(t)[rank]
+    if bug == "bias before g":
+        z = reduce_from(z + bias, name)
+    else:
+        z = reduce_from(z, name) + bias
+    if bug == "g sums backward":
+        z = copy_to(z, name)
+    (mine,) = torch.autograd.grad(z.sum(), x)
+    return (
+        (z.norm() / due.norm()).item(),
+        (mine.norm() / gradient.norm()).item(),
+    )
+
+
+def check_planted(answer: Mapping[str, str] | None) -> str:
+    """Judge which bug each letter of `planted` has."""
+    if answer is None:
+        return MISSING
+    if sorted(answer.values()) != sorted(PLANTED.values()):
+        return (
+            "Not yet: give each of A, B and C one of "
+            f"{', '.join(sorted(PLANTED.values()))}."
+        )
+    hints = {
+        "g sums backward": "every gradient is the same factor too long",
+        "bias before g": "already the output is wrong",
+        "f left out": "the output is right, and no clean factor shows",
+    }
+    for letter, bug in PLANTED.items():
+        if answer.get(letter) != bug:
+            return (
+                f"Not yet: look at {letter} again. With "
+                f"{answer[letter]!r}, {hints[answer[letter]]}."
             )
     return RIGHT
 
@@ -69,7 +159,8 @@ def check_qkv_cut(
                 if tuple(rows.shape) != (3 * h // t, h):
                     return (
                         f"Not yet: rank {rank} of {t} got the shape "
-                        f"{tuple(rows.shape)}, not {(3 * h // t, h)}."
+                        f"{tuple(rows.shape)}: it needs the rows of its "
+                        "heads, for queries, keys and values."
                     )
                 total += _partial(dense, rows, x, rank, t)
             if not torch.allclose(total, due):
@@ -90,43 +181,6 @@ def _partial(
     y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     columns = dense.output.weight.chunk(t, dim=1)[rank]
     return F.linear(y.transpose(1, 2).reshape(b, s, h // t), columns)
-
-
-def check_microbatches(
-    answer: Callable[[int, int, float], int] | None,
-) -> str:
-    """Judge a function of stages p, chunks per stage v and a share.
-
-    It returns the fewest micro-batches m with which the bubble is at most
-    that share of the whole step. For v above 1, m is a multiple of p.
-    """
-    if answer is None:
-        return MISSING
-    for p, v, share in ((4, 1, 0.11), (8, 1, 0.3), (8, 4, 0.04), (1, 1, 0.1)):
-        due = _fewest(p, v, share)
-        m = answer(p, v, share)
-        if m != due:
-            return (
-                f"Not yet: p={p} and v={v} need m={due} for a bubble of at "
-                f"most {share:g} of the step; your m={m} gives "
-                f"{float(_bubble(p, v, m)):.3f}."
-                if m > 0
-                else f"Not yet: m={m} is no number of micro-batches."
-            )
-    return RIGHT
-
-
-def _bubble(p: int, v: int, m: int) -> Fraction:
-    """Return the bubble as a share of the whole step."""
-    return Fraction(p - 1, v * m + p - 1)
-
-
-def _fewest(p: int, v: int, share: float) -> int:
-    step = p if v > 1 else 1
-    m = step
-    while _bubble(p, v, m) > share:
-        m += step
-    return m
 
 
 def check_split_loss(
@@ -157,8 +211,8 @@ def check_split_loss(
             losses = answer(mine, targets.to(device), group).cpu()
         if losses.shape != due.shape or not torch.allclose(losses, due):
             return (
-                f"Not yet: the losses{what} are {_brief(losses)} and "
-                f"should be {_brief(due)}."
+                f"Not yet: the losses{what} are {_brief(losses)}, and not "
+                "those of the whole logits: which rank has the target?"
             )
         if ledger.elements > 3 * tokens:
             return (

@@ -25,6 +25,7 @@ from workshop.job.failures import joined
 from workshop.job.launch import Job, together
 from workshop.job.options import Parser
 from workshop.models.gpt import CONFIGS
+from workshop.training.fit import check_fit
 from workshop.training.report import memory_gib
 
 
@@ -33,7 +34,7 @@ def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__.split("\n\n")[1])
     add = parser.add_argument
     add("--model", choices=list(CONFIGS), default="gpt-1.3b")
-    add("--micro-batch", type=int, default=16, help="sequences at once")
+    add("--micro-batch", type=int, default=16, help="sequences, at most")
     add("--piece", type=int, default=4, help="the same in the pipeline")
     add("--num-microbatches", type=int, default=16, help="of the pipeline")
     add("--rounds", type=int, default=3, help="turns of each layout")
@@ -41,8 +42,9 @@ def parse() -> argparse.Namespace:
     add("--steps", type=int, default=10, help="timed steps of a turn")
     add("--only", metavar="NAMES", help="these layouts, comma-separated")
     add("--profile", action="store_true", help="profile a turn of each")
-    add("--small", action="store_true", help="tiny model, two steps")
-    return settled(parser, SMALL)
+    add("--small", action="store_true", help="small model, two steps")
+    # Two ranks of two chunks need four layers.
+    return settled(parser, {**SMALL, "model": "mini"})
 
 
 class Comparison(Bench):
@@ -58,7 +60,8 @@ class Comparison(Bench):
         """Return the layouts of a round.
 
         Raises:
-            UserError: `--only` names one that there is not.
+            UserError: `--only` names one that there is not, or the model
+                does not fit one.
         """
         args, world = self.args, self.job.world_size
         if world < 2:
@@ -69,6 +72,8 @@ class Comparison(Bench):
         every = one_strategy_each(
             world, args.micro_batch, args.piece, args.num_microbatches
         )
+        for contestant in every:
+            check_fit(CONFIGS[args.model], contestant.layout)
         if args.only is None:
             return every
         names = args.only.split(",")

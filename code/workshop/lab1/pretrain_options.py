@@ -116,9 +116,6 @@ def parser_of(prog: str) -> Parser:
         "--save-every",
         type=int,
         default=0,
-<<<<<<< HEAD
-        help="steps between checkpoints, 0: only after the last",
-=======
         help="steps between checkpoints, 0: only the last step, and the one "
         "at which SIGUSR1 or SIGTERM stops the run",
     )
@@ -126,7 +123,6 @@ def parser_of(prog: str) -> Parser:
         "--resume",
         action="store_true",
         help="go on from --checkpoint, as a job does that Slurm requeues",
->>>>>>> h-jobs
     )
     add(
         "--eval-every",

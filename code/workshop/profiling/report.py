@@ -59,8 +59,9 @@ def _idle(pipeline: dict) -> str:
     return (
         f"pipeline: {pipeline['span_ms']:.1f} ms from the first forward to "
         f"the last backward,\nof which a rank idles {pipeline['bubble']:.1%} "
-        f"on average: {pipeline['schedule']:.1%} the schedule, "
-        f"{pipeline['imbalance']:.1%} unequal stages"
+        f"on average: {pipeline['imbalance']:.1%} unequal stages, "
+        f"{pipeline['schedule']:.1%} waiting,\n"
+        f"where the schedule alone makes it wait {pipeline['formula']:.1%}"
     )
 
 
@@ -86,7 +87,10 @@ def bubble(ranks: list[dict]) -> dict | None:
 
     Returns:
         `span_ms`; `bubble`, 1 - mean busy / span; its two parts:
-        `schedule`, 1 - greatest busy / span, and `imbalance`, the rest.
+        `schedule`, 1 - greatest busy / span, which is all that the slowest
+        rank waits, and `imbalance`, the rest; and `formula`, what it would
+        wait if every pass took its mean time and no message any:
+        (p - 1) / (v m + p - 1), of v chunks a rank.
         None when a rank has no micro-batches by name.
     """
     spans = [_micro_batches(rank) for rank in ranks]
@@ -96,11 +100,13 @@ def bubble(ranks: list[dict]) -> dict | None:
     end = max(b + d for spans_ in spans for b, d in spans_)
     busy = [sum(d for _, d in spans_) for spans_ in spans]
     span, mean = end - begin, sum(busy) / len(busy)
+    passes, others = len(spans[0]) / 2, len(ranks) - 1
     return {
         "span_ms": span,
         "bubble": 1 - mean / span,
         "schedule": 1 - max(busy) / span,
         "imbalance": (max(busy) - mean) / span,
+        "formula": others / (passes + others),
     }
 
 

@@ -1,0 +1,38 @@
+"""What each layout of a recorded `compare_layouts` reached, as text."""
+
+from workshop.records.values import Record, values
+
+HEAD = "         k tokens/s  of two alone   GiB  imbalance   exposed     idle"
+
+
+def table(run: Record) -> str:
+    """Return a row a layout: speed, share of all GPUs alone, the worst rank.
+
+    `imbalance` is what the busiest rank computes beyond the mean; it,
+    `exposed` communication and `idle` time are of a profiled step, and left
+    out where the run has no profile.
+    """
+    alone = run.summary["tokens_per_s{layout=alone}"]["median"]
+    lines = [f"{run.name}", HEAD]
+    for labels, entry in values(run, "tokens_per_s"):
+        layout, speed = labels["layout"], entry["median"]
+        row = (
+            f"{layout:9}{speed / 1e3:10.1f}{speed / alone:14.1%}"
+            f"{max(_of_ranks(run, 'memory_gib', layout)):6.1f}"
+        )
+        busy = _of_ranks(run, "compute_ms", layout)
+        if busy:
+            beyond = max(busy) * len(busy) / sum(busy) - 1
+            row += f"{beyond:11.1%}"
+            for part in ("exposed_communication_ms", "idle_ms"):
+                row += f"{max(_of_ranks(run, part, layout)):7.0f} ms"
+        lines.append(row)
+    return "\n".join(lines)
+
+
+def _of_ranks(run: Record, metric: str, layout: str) -> list[float]:
+    return [
+        entry["median"]
+        for labels, entry in values(run, metric)
+        if labels["layout"] == layout
+    ]
