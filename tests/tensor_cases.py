@@ -1,7 +1,6 @@
 """A tensor parallel training, and the dense training that it must equal.
 
-`verify` compares the two, check by check. The planted bugs of
-`planted.tensor_parallel` go through the very same `verify`.
+`verify` compares the two; `planted.tensor_parallel` goes through it too.
 """
 
 from collections import Counter
@@ -38,8 +37,7 @@ FROZEN = (
 class Case:
     """One training: how the model is split, the model, the optimizer.
 
-    `backend` compiles every block. `bug` names a planted bug. `fused` takes
-    the layers of that name, whose pieces torch puts together on a CPU.
+    `backend` compiles every block, `bug` is planted, `fused` are the layers.
     """
 
     sequence_parallel: bool = False

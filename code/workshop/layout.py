@@ -150,19 +150,17 @@ class Layout:
         chunks = sizes.pop("v", 1)
         if chunks > 1:
             rest.update(schedule="interleaved", virtual_stages=chunks)
-        for short, schedule in SHORT.items():
-            if sizes.pop(short, False):
-                rest["schedule"] = schedule
+        rest.update({"schedule": SHORT[x] for x in SHORT if sizes.pop(x, 0)})
         rest["sequence_parallel"] = sizes.pop("sp", False)
         if first is not None:
             others = sizes.get("pp", 1) - 1
             if not others or layers is None or layers - first < others:
                 raise UserError(
-                    f"{name!r} has a cut, which is for two stages or more "
-                    "and leaves each some layers: give another"
+                    f"{name!r}: a cut leaves two stages or more some layers"
                 )
             share, more = divmod(layers - first, others)
-            rest["cut"] = [first] + [share + (i < more) for i in range(others)]
+            rest["cut"] = [first]
+            rest["cut"] += [share + (i < more) for i in range(others)]
         rest.update(sizes)
         return cls(**rest)
 

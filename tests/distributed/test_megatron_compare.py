@@ -28,8 +28,8 @@ from workshop.profiling.groups import GROUPS
     ("name", "layout", "micro_batches"),
     [
         ("dp2", Layout(dp=2), (16, 1)),
-        ("tp2", Layout(tp=2), (16, 2)),
-        ("tp4-sp", Layout(tp=4, sequence_parallel=True), (16, 2)),
+        ("tp2", Layout(tp=2), (32, 1)),
+        ("tp4-sp", Layout(tp=4, sequence_parallel=True), (32, 1)),
         ("pp2", Layout(pp=2), (4, 8)),
         ("dp2-tp2-pp2", Layout(dp=2, tp=2, pp=2), (4, 4)),
         (

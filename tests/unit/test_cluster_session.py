@@ -41,7 +41,7 @@ def python_of(cell: str) -> str:
     )
     cell = cell.replace("\\\n", " ")
     lines = [x for x in cell.splitlines() if x[:1] not in (":", "%", "!")]
-    return "\n".join(lines)
+    return re.sub(r" = !.*", " = None", "\n".join(lines))
 
 
 def test_no_command_is_recorded_twice() -> None:

@@ -92,7 +92,11 @@ def test_costs_that_do_not_fit_are_one_sentence() -> None:
 def test_what_survives_blocking_sends() -> None:
     for name, p, m, v in PLAIN:
         blocking = simulate(make_schedule(name, p, m), sends="blocking")
-        assert blocking.makespan == 2 * (m + p - 1), (name, p, m)
+        ideal = 2 * (m + p - 1)
+        # What is sent ahead of its time is waited for, if sends block.
+        late = name == "eager-1f1b" and p > 1 and m > 2
+        assert (blocking.makespan > ideal) == late, (name, p, m)
+        assert blocking.makespan >= ideal
     stuck = 0
     for name, p, m, v in INTERLEAVED:
         try:
@@ -136,7 +140,7 @@ def test_a_swapped_send_order_is_always_found_and_its_rank_named(
             assert rank in error.waiting
             assert len(error.cycle) > 1
             assert f"rank {error.cycle[0]} waits" in str(error)
-    assert swaps == 2 * 2 * sum((p - 1) * (m - 1) for p in range(1, 6)
+    assert swaps == 3 * 2 * sum((p - 1) * (m - 1) for p in range(1, 6)
                                 for m in range(1, 7))  # fmt: skip
     bug = "send order swapped, as data"
     record_property("planted bug", (bug, "simulator", ""))

@@ -23,7 +23,7 @@ FLAGS = frozenset(
     "--exclusive --pty -u --unbuffered -Q --quiet -s --oversubscribe".split()
 )
 SHORT = {"-N": "nodes", "-n": "ntasks", "-w": "nodelist", "-c": "cpus"}
-LAUNCHER = ["-m", "torch.distributed.run"]
+LAUNCHERS = ("torch.distributed.run", "workshop.job.torchrun")
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def play(name: str, words: list[str]) -> int:
         print(listed.replace(",", "\n"))
         return 0
     if name != "torchrun":
-        if words[:2] != LAUNCHER:
+        if words[0] != "-m" or words[1] not in LAUNCHERS:
             os.execv(sys.executable, [sys.executable, *words])
         words = words[2:]
     with open(os.environ["REHEARSAL"], "a") as calls:
