@@ -36,7 +36,6 @@ FROZEN = (
 @dataclass(frozen=True)
 class Case:
     """One training: how the model is split, the model, the optimizer.
-
     `backend` compiles every block, `bug` is planted, `fused` are the layers.
     """
 
@@ -53,8 +52,8 @@ class Case:
 
     @property
     def config(self) -> GPTConfig:
-        sizes = (LAYERS, HIDDEN, HEADS, SEQUENCE, self.vocabulary)
-        return GPTConfig(*sizes, self.bias, self.dropout)
+        sizes = LAYERS, HIDDEN, HEADS, SEQUENCE
+        return GPTConfig(*sizes, self.vocabulary, self.bias, self.dropout)
 
     def model(self) -> GPT:
         """Return the dense model, in which no parameter is zero."""
@@ -166,9 +165,9 @@ def train_dense(case: Case) -> Training:
 
 def split(case: Case, group: dist.ProcessGroup) -> tuple[nn.Module, dict]:
     """Return the case's model, split over the group, and its placement."""
-    model, options = case.model(), (case.sequence_parallel, case.overlap)
+    model, how = case.model(), (case.sequence_parallel, case.overlap)
     with fused_on_cpu() if case.fused else nullcontext():
-        placement = tensor_parallel.apply(model, PLAN, group, *options)
+        placement = tensor_parallel.apply(model, PLAN, group, *how)
     return compiled(model, case.backend), placement
 
 

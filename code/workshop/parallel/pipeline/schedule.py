@@ -56,8 +56,9 @@ def gpipe(p: int, m: int) -> Schedule:
 def one_f_one_b(p: int, m: int) -> Schedule:
     """Return 1F1B: each backward pass as early as it can be.
 
-    The arguments are those of `gpipe`, and so is the time; but rank r holds
-    the activations of at most p - r micro-batches.
+    The arguments are those of `gpipe`, and so is the time where a message
+    takes none; but rank r holds the activations of at most p - r
+    micro-batches.
     """
     return _one_chunk(p, m, lambda r: p - r - 1)
 

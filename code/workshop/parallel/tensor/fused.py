@@ -13,7 +13,6 @@ chooses it for two GPUs of one host, where it was measured to be one.
 """
 
 import torch
-import torch.distributed._symmetric_memory as symmetric_memory
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.library import custom_op
@@ -28,14 +27,11 @@ RANKS = 2
 
 
 def ready(group: ProcessGroup, device: torch.device) -> bool:
-    """Tell whether to use these layers, and prepare the group for them.
+    """Tell whether these layers can be used, and are faster.
 
     Collective over `group`; all ranks get the same answer.
     """
-    if group.size() != RANKS or not available(group, device):
-        return False
-    symmetric_memory.enable_symm_mem_for_group(group.group_name)
-    return True
+    return group.size() == RANKS and available(group, device)
 
 
 def gather_and_multiply(
