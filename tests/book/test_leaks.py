@@ -78,3 +78,10 @@ def test_what_pages_may_show() -> None:
     assert text == "see .cache, é ━━━ 3"
     assert not leaks.leaks(text, root)
     assert leaks.leaks("<a href='file:///nowhere/x/y'>", Path("/nowhere/x"))
+
+
+def test_a_root_behind_a_link_is_private_by_both_names(tmp_path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for name in ("link", "real"):
+        shown = f"<pre>{tmp_path / name}/x</pre>"
+        assert leaks.leaks(shown, tmp_path / "link")

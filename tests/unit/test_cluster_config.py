@@ -9,7 +9,7 @@ import pytest
 
 from workshop.errors import UserError
 from workshop.slurm import state
-from workshop.slurm.local import config, gpus, place
+from workshop.slurm.local import config, gpus, hosts, place
 from workshop.slurm.state import Layout
 
 TWO_OF_TWO = Layout(
@@ -179,3 +179,19 @@ def test_taken_ports_are_avoided_or_named() -> None:
         place.choose_ports(80, 3)
     first = place.choose_ports(None, 3)
     assert all(place.port_is_free(first + n) for n in range(3))
+
+
+def test_the_last_port_of_all_may_be_taken_and_none_beyond():
+    place.check_ports(65530, 6)
+    with pytest.raises(UserError, match="between 1024 and 65530"):
+        place.check_ports(65531, 6)
+
+
+def test_only_the_names_of_this_cluster_are_forgotten(tmp_path, monkeypatch):
+    known = tmp_path / "hosts"
+    others = f"127.0.0.1 node1 {hosts.mark(Path('/tmp/c2'))}\n"
+    ours = f"127.0.0.1 node2 {hosts.mark(Path('/tmp/c'))}\n"
+    known.write_text(others + ours)
+    monkeypatch.setattr(hosts, "Path", lambda _: known)
+    hosts.forget(Path("/tmp/c"))
+    assert known.read_text() == others

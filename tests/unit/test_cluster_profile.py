@@ -161,3 +161,10 @@ def test_missing_sbatch_is_named(monkeypatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match="sbatch not found"):
         jobs.submit("slurm/hello.sbatch", profile=profile.Profile("none"))
+
+
+def test_a_value_of_scontrol_may_hold_words():
+    line = "JobId=7 JobName=My Job Comment=A B=c"
+    assert jobs._fields(line) == {
+        "JobId": "7", "JobName": "My Job", "Comment": "A", "B": "c"
+    }  # fmt: skip

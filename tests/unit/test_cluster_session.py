@@ -70,12 +70,13 @@ def test_a_cell_outside_the_list_is_found() -> None:
 
 @pytest.fixture
 def nowhere(monkeypatch, tmp_path: Path) -> None:
-    """Be on a system without Slurm, with a record of two commands."""
+    """Be on a system without Slurm, with a record of three commands."""
     why = "Slurm runs on Linux and this is darwin"
     monkeypatch.setattr(shell.cluster, "available", lambda: False)
     monkeypatch.setattr(shell.cluster, "possible", lambda: why)
     (tmp_path / "artifacts").mkdir()
     transcript = [
+        {"command": "sinfo -N", "output": "others\n", "exit_code": 0},
         {"command": "sinfo", "output": "two nodes\n", "exit_code": 0},
         {"command": "false", "output": "bad\n", "exit_code": 3},
     ]
@@ -115,8 +116,10 @@ def test_commands_run_for_real(monkeypatch, capsys) -> None:
     assert capsys.readouterr().out == "out\nerr\n"
     with pytest.raises(UserError, match="exited with 4"):
         sh("exit 4")
+    before = psutil.Process().children()
     with pytest.raises(UserError, match="was not over after 0.2 s"):
         sh("sleep 60", timeout=0.2)
+    assert not set(psutil.Process().children()) - set(before)
 
 
 def runs(process: psutil.Process) -> bool:

@@ -139,3 +139,17 @@ def test_ranks_and_tokens_of_a_step():
     assert spread.world_size == 12
     batch = torch.zeros(3 * 4 * 5, SMALL.sequence)
     assert tokens_per_step(asdict(SMALL), spread) == batch.numel()
+
+
+def test_the_copies_of_an_expert_are_ep_ranks_apart():
+    spread = Layout(dp=4, ep=2)
+    assert spread.ranks("ep") == [[0, 1], [2, 3]]
+    assert spread.ranks("expert_dp") == [[0, 2], [1, 3]]
+
+
+def test_a_name_is_read_and_told():
+    assert Layout(dp=4, tp=2, sequence_parallel=True).name == "tp2-sp-dp4"
+    assert Layout.from_name("pp3-cut2", layers=7).cut == (2, 3, 2)
+    for wrong in ("tp2-sp3", "tp"):
+        with pytest.raises(UserError, match="need a number, others none"):
+            Layout.from_name(wrong)

@@ -242,3 +242,12 @@ def test_ten_billion_parameters_need_two_devices():
         rank_bytes(model, spread, one)["total"] for one in range(2)
     )
     assert parts == rank_bytes(model, spread, stage)
+
+
+def test_a_tensor_parallel_head_keeps_narrow_logits_compiled_or_not():
+    """The sum of the rows that count, which compiled it keeps, apart."""
+    both = [
+        head_bytes(GPT_1_3B, Layout(tp=2), compiled=compiled)
+        for compiled in (True, False)
+    ]
+    assert both[0] - both[1] == 4

@@ -84,6 +84,21 @@ def test_a_folder_that_anyone_can_exchange_is_refused(tmp_path):
         private.check(shared / "mine", "go")
     shared.chmod(0o1777)
     private.check(shared / "mine", "go")
+    private.make(shared / "between" / "mine", "go")
+    shared.chmod(0o777)
+    with pytest.raises(UserError, match="anyone can exchange it: go"):
+        private.check(shared / "between" / "mine", "go")
+
+
+def test_a_cluster_that_others_may_read_is_refused(short_path):
+    (short_path / "c").mkdir()
+    for mode, says in ((0o700, None), (0o755, "its mode is 0755")):
+        (short_path / "c").chmod(mode)
+        if says is None:
+            place.check_base(short_path / "c")
+            continue
+        with pytest.raises(UserError, match=says):
+            place.check_base(short_path / "c")
 
 
 def test_a_folder_is_made_for_its_user_alone(tmp_path):

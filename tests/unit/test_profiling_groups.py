@@ -9,7 +9,14 @@ import pytest
 
 from workshop.paths import root
 from workshop.profiling.events import GPU
-from workshop.profiling.groups import UNGROUPED, group_of, kernel_group
+from workshop.profiling.groups import (
+    NAME_LENGTH,
+    UNGROUPED,
+    Share,
+    group_of,
+    kernel_group,
+    top_kernels,
+)
 
 # Every kernel of over 0.1 % of the time in a trace of an H100 or H200, by
 # how much it takes at most, with its group; names as long as traces keep.
@@ -93,3 +100,12 @@ def test_no_recorded_trace_has_much_time_outside_the_groups():
             if kernel_group(name) == UNGROUPED
         }
         assert sum(outside.values()) <= 0.02, (path, outside)
+
+
+def test_kernels_are_told_apart_by_as_much_of_a_name_as_traces_keep():
+    same = "void at::native::" + "x" * (NAME_LENGTH - 17)
+    names = ("void at::native::a", "void at::native::b", same, same + "y")
+    rows = top_kernels([Share(name, UNGROUPED, 1.0) for name in names])
+    assert {row["name"]: row["count"] for row in rows} == {
+        names[0]: 1, names[1]: 1, same: 2
+    }  # fmt: skip

@@ -158,7 +158,7 @@ def test_an_archive_that_swells_is_refused(workshop, tmp_path, monkeypatch):
     monkeypatch.setattr(pack, "MOST_BYTES", 2**20)
     archive = tmp_path / "bomb.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
-        tar.addfile(*file_of(f"{NAME}/log.txt", bytes(2**21)))
+        tar.addfile(*file_of(f"{NAME}/log.txt", bytes(2**20)))
     assert archive.stat().st_size < 2**14
     with pytest.raises(UserError, match="more than 1048576 bytes"):
         pack.unpack(archive, describe.read(), paths.records(), workshop)
@@ -197,6 +197,16 @@ def test_the_old_record_stays_until_the_new_one_is_in_place(
     monkeypatch.undo()
 
 
+def test_a_record_inside_one_that_is_there_is_refused(workshop, tmp_path):
+    archive = tmp_path / "runs.tar.gz"
+    pack.pack(archive, [], paths.records())
+    (paths.records() / "lab1" / "record.json").write_text("{}")
+    before = tree(workshop)
+    with pytest.raises(UserError, match="toy lies inside the record of lab1"):
+        pack.unpack(archive, describe.read(), paths.records(), workshop)
+    assert tree(workshop) == before
+
+
 def test_an_archive_stays_until_the_new_one_is_whole(
     workshop, tmp_path, monkeypatch
 ):
@@ -207,10 +217,12 @@ def test_an_archive_stays_until_the_new_one_is_whole(
     def no_room(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tarfile.TarFile, "add", no_room)
-    with pytest.raises(UserError, match="No space left"):
-        pack.pack(archive, [], paths.records())
-    assert tree(tmp_path) == before
+    for owner, name in ((tarfile.TarFile, "add"), (Path, "replace")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, no_room)
+            with pytest.raises(UserError, match="No space left"):
+                pack.pack(archive, [], paths.records())
+        assert tree(tmp_path) == before
 
 
 def test_what_would_not_be_unpacked_is_not_packed(workshop, tmp_path):

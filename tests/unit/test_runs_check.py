@@ -158,9 +158,30 @@ def test_missing_file(workshop, name):
     assert f"lacks its file {name}" in finding.problem
 
 
-def test_added_file(workshop):
-    (workshop / "book" / "runs" / NAME / "notes.txt").write_text("x")
-    assert "notes.txt" in examined(workshop).problem
+@pytest.mark.parametrize("name", ["notes.txt", "artifacts/notes.txt"])
+def test_added_file(workshop, name):
+    file = workshop / "book" / "runs" / NAME / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("x")
+    assert f"holds {name}, which" in examined(workshop).problem
+
+
+def test_log_without_the_hash_of_the_record(workshop):
+    folder = workshop / "book" / "runs" / NAME
+    lines = (folder / "log.txt").read_text().splitlines(keepends=True)
+    rest = [line for line in lines if not line.startswith("sha256 record")]
+    assert len(rest) == len(lines) - 1
+    (folder / "log.txt").write_text("".join(rest))
+    edit(workshop, lambda f: f["files"].update(hashes(folder)))
+    assert "differ from those its job hashed" in examined(workshop).problem
+
+
+def test_small_run_has_no_place_in_the_book(workshop):
+    _, body = job.run(describe.read()[NAME], True, paths.records())
+    assert (body["size"], body["slurm"]["job_id"]) == ("small", 7)
+    finding = examined(workshop)
+    assert finding.state == "altered"
+    assert "has the small size" in finding.problem
 
 
 @pytest.mark.parametrize(

@@ -164,8 +164,10 @@ def loads(tmp_path, *command) -> set[str]:
 
 
 def test_a_process_that_is_killed_has_noted_what_it_loaded(tmp_path):
-    program = "import os, workshop.groups; os.kill(os.getpid(), 9)"
+    program = "import os, workshop.estimate, workshop.groups; "
+    program += "os.kill(os.getpid(), 9)"
     assert {
+        "code/workshop/estimate/__init__.py",
         "code/workshop/groups.py",
         "code/workshop/layout.py",
         "code/workshop/schedules.py",

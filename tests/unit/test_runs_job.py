@@ -184,6 +184,34 @@ def test_log_names_no_folder_of_the_machine(workshop):
     assert str(workshop) not in log
 
 
+def test_limit_of_the_environment_lowers_only(workshop, monkeypatch):
+    toy = describe.read()[NAME]
+    for given, limit in (("5", 5), ("99999", toy.timeout)):
+        monkeypatch.setenv("WORKSHOP_TIMEOUT", given)
+        assert job.time_limit(toy) == limit
+
+
+def test_tasks_are_those_of_slurm(workshop, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    facts = job.slurm_facts(describe.read()[NAME].size())
+    assert (facts["nodes"], facts["tasks"]) == (2, 4)
+
+
+def test_artifact_is_hashed_and_an_edit_during_the_run_noticed(workshop):
+    (workshop / "code" / "toy.py").write_text(
+        "import os, pathlib\n"
+        "made = pathlib.Path(os.environ['WORKSHOP_ARTIFACTS'])\n"
+        "(made / 'a.txt').write_text('x')\n"
+        "pathlib.Path('code/helper_of_toy.py').write_text('rate = 1')\n"
+    )
+    _, body = run(workshop, repeats=1)
+    assert "artifacts/a.txt" in body["files"]
+    assert body["status"] == "failed"
+    why = "its sources changed while it ran (code/helper_of_toy.py)"
+    assert body["reason"] == why
+
+
 def test_no_commit_is_one_sentence(workshop, monkeypatch):
     monkeypatch.delenv("WORKSHOP_COMMIT")
     with pytest.raises(UserError, match="WORKSHOP_COMMIT"):

@@ -11,6 +11,7 @@ from workshop import paths
 from workshop.cli.runs import app
 from workshop.errors import UserError
 from workshop.notebook import recorded
+from workshop.notebook.recorded import run_lines
 from workshop.records import experiments as describe
 from workshop.records import expression, job, load, status
 from workshop.records import record as records
@@ -220,3 +221,11 @@ def test_body_of_a_record_is_hashed_whatever_the_order_of_its_keys(workshop):
     body = load.load(NAME).record
     turned = dict(reversed(list(json.loads(json.dumps(body)).items())))
     assert records.body_digest(turned) == records.body_digest(body)
+
+
+def test_the_lines_of_a_run_are_those_of_its_last_repeat():
+    log = "run lab1/toy\n"
+    for repeat in range(2):
+        log += f"[repeat {repeat}] $ python -m toy\nstep {repeat}\n"
+        log += f"[repeat {repeat}] exit code 0\nsha256 x\n"
+    assert run_lines(log) == ["step 1"]

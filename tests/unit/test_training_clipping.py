@@ -1,12 +1,19 @@
 """Clipping folded into AdamW against clip_grad_norm_ and a plain step."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from workshop.training.clipping import clipped_step, local_norm
+from workshop.layout import Layout
+from workshop.parallel.placement import Placement
+from workshop.training.clipping import (
+    clipped_step,
+    global_norm,
+    local_norm,
+)
 from workshop.training.optimizer import make_optimizer
 
 SIZE = 24
@@ -69,6 +76,13 @@ def test_the_norm_leaves_out_what_has_no_gradient():
     grads = [p.grad for p in module.parameters() if p.grad is not None]
     expected = torch.cat([g.flatten() for g in grads]).norm()
     torch.testing.assert_close(local_norm(module.parameters()), expected)
+
+
+def test_a_rank_without_gradients_adds_nothing_to_the_norm():
+    alone = SimpleNamespace(layout=Layout(), at=Layout().coordinate(0))
+    parameters = dict(model(torch.float32).named_parameters())
+    placement = {name: Placement() for name in parameters}
+    assert global_norm(parameters, placement, alone).item() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -7,6 +7,7 @@ import re
 import resource
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import (
@@ -84,8 +85,8 @@ def test_a_resumed_run_continues_the_file_where_it_resumes(tmp_path):
     with MetricsWriter(path) as writer:
         writer.meta(seed=1)
         for step in (1, 2, 3):
-            writer.step(step=step)
             writer.measure("held_out_loss", 1.0, "nats", step=step)
+            writer.step(step=step)
     with open(path, "a") as file:
         file.write('{"event": "step", "st')
     with MetricsWriter(path, resumed_at=2) as writer:
@@ -97,12 +98,42 @@ def test_a_resumed_run_continues_the_file_where_it_resumes(tmp_path):
     ]
     assert seen == [
         ("meta", None),
-        ("step", 1),
         ("measure", 1),
-        ("step", 2),
+        ("step", 1),
         ("measure", 2),
+        ("step", 2),
         ("step", 3),
     ]
+
+
+def test_a_line_without_its_end_is_cut_off(tmp_path):
+    path = tmp_path / "m.jsonl"
+    with MetricsWriter(path) as writer:
+        writer.meta(seed=1)
+        writer.step(step=1)
+    os.truncate(path, path.stat().st_size - 1)
+    with MetricsWriter(path, resumed_at=1) as writer:
+        writer.step(step=2)
+    assert [event.get("step") for event in events(path)] == [None, 2]
+
+
+def test_the_old_meta_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    path = tmp_path / "m.jsonl"
+    with MetricsWriter(path) as writer:
+        writer.meta(seed=1)
+        writer.step(step=1)
+    kept = path.read_bytes()
+
+    def no_room(self, content):
+        with self.open("wb") as file:
+            file.write(content[:9])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", no_room)
+    with pytest.raises(UserError, match="cannot be written"):
+        MetricsWriter(path, resumed_at=1).meta(seed=2)
+    assert path.read_bytes() == kept
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
