@@ -7,7 +7,6 @@ is only queued.
 import argparse
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -128,21 +127,6 @@ class Bench:
             refuse_diverged(f"step {number}", *values)
         seconds = [each for _, each in read[self.args.warmup_steps :]]
         return median(seconds), read[-1][0]
-
-    def host_seconds(self, trainer: Trainer, batches: Batches) -> float:
-        """Return how long this rank's host takes to queue one step.
-
-        The GPU is idle at its beginning, so that no full queue holds the
-        host up. Near the time of a step, the host is what limits it. On a
-        CPU the step itself is in it.
-        """
-        if self.job.device.type == "cuda":
-            torch.cuda.synchronize(self.job.device)
-        self.everyone(None)
-        micro_batches = batches.on(self.job.device, 0)
-        began = perf_counter()
-        trainer.step(micro_batches, LR)
-        return perf_counter() - began
 
     def everyone(self, mine: object) -> list:
         """Return what each rank gives, in their order.

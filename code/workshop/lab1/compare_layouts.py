@@ -96,13 +96,11 @@ class Comparison(Bench):
             trainer_of(contestant, self.config, self.job, not self.args.small)
         )
 
-    def turn(self, contestant: Contestant) -> tuple[float, float, float]:
-        """Return this rank's seconds: a step's, its host's; and peak GiB."""
-        batches = self.batches_of(contestant)
+    def turn(self, contestant: Contestant) -> tuple[float, float]:
+        """Return this rank's median seconds a step and its peak GiB."""
         with self.trainer(contestant) as trainer:
-            seconds, _ = self.timed(trainer, batches)
-            host = self.host_seconds(trainer, batches)
-        return seconds, host, memory_gib(self.job.device)
+            seconds, _ = self.timed(trainer, self.batches_of(contestant))
+        return seconds, memory_gib(self.job.device)
 
     def round(self, number: int) -> None:
         """Let every layout take its turn and write what it reached."""
@@ -110,7 +108,7 @@ class Comparison(Bench):
         for contestant in self.contestants:
             mine = self.turn(contestant)
             forget()
-            times, hosts, memory = zip(*self.everyone(mine), strict=True)
+            times, memory = zip(*self.everyone(mine), strict=True)
             name = contestant.name
             labels = {"layout": name, "round": number}
             tokens = (
@@ -120,11 +118,9 @@ class Comparison(Bench):
             rates[name], tflops = self.write_speed(
                 tokens, max(times), memory, **labels
             )
-            self.writer.measure("host_time_s", max(hosts), "s", **labels)
             self.say(
-                f"round {number} | {name:9s} | tokens/s {rates[name]:10,.0f} "
-                f"| TFLOP/s/GPU {tflops:6.1f} | host {max(hosts):.3f} s of "
-                f"{max(times):.3f} | {in_gib(memory)}"
+                f"round {number} | {name:8s} | tokens/s {rates[name]:10,.0f} "
+                f"| TFLOP/s/GPU {tflops:6.1f} | {in_gib(memory)}"
             )
             if "alone" in rates and not contestant.alone:
                 share = rates[name] / rates["alone"]

@@ -2,15 +2,16 @@
 
 from workshop.records.values import Record, values
 
-HEAD = "         k tokens/s  of two alone   GiB  imbalance   exposed     idle"
+HEAD = "         k tokens/s  of two alone   GiB  imbalance"
 
 
 def table(run: Record) -> str:
     """Return a row a layout: speed, share of all GPUs alone, the worst rank.
 
-    `imbalance` is what the busiest rank computes beyond the mean; it,
-    `exposed` communication and `idle` time are of a profiled step, and left
-    out where the run has no profile.
+    `imbalance` is what the busiest rank computes beyond the mean in a
+    profiled step, and left out where the run has no profile. What such a
+    step exposes is not that of others: a profiler slows the host, and a
+    pipeline of many small operations waits for it.
     """
     alone = run.summary["tokens_per_s{layout=alone}"]["median"]
     lines = [f"{run.name}", HEAD]
@@ -24,8 +25,6 @@ def table(run: Record) -> str:
         if busy:
             beyond = max(busy) * len(busy) / sum(busy) - 1
             row += f"{beyond:11.1%}"
-            for part in ("exposed_communication_ms", "idle_ms"):
-                row += f"{max(_of_ranks(run, part, layout)):7.0f} ms"
         lines.append(row)
     return "\n".join(lines)
 
