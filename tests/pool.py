@@ -66,7 +66,7 @@ def _serve(
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     stacks = open(Path(folder, f"stacks.{rank}"), "w")
-    faulthandler.register(signal.SIGUSR1, stacks, all_threads=True)
+    faulthandler.register(signal.SIGUSR2, stacks, all_threads=True)
     torch.set_num_threads(1)
     store = dist.FileStore(str(Path(folder, "store")), world)
     if backend == "nccl":
@@ -247,7 +247,7 @@ class Pool:
         process = self._ranks[rank][0]
         stacks = Path(self._folder, f"stacks.{rank}")
         if process.is_alive() and stacks.exists():
-            os.kill(process.pid, signal.SIGUSR1)
+            os.kill(process.pid, signal.SIGUSR2)
             ends = time.monotonic() + GRACE
             while not stacks.stat().st_size and time.monotonic() < ends:
                 time.sleep(0.05)

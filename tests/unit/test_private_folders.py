@@ -45,6 +45,7 @@ def trap(short_path, monkeypatch):
     )
     (base / "bin" / "sinfo").chmod(0o755)
     monkeypatch.setenv("WORKSHOP_SLURM_BASE", str(base))
+    monkeypatch.delenv("SLURM_CONF", raising=False)
     monkeypatch.setattr(state, "broken", lambda layout: None)
     assert access.available(), "the trap is one that works"
     return base

@@ -1,11 +1,11 @@
-r"""torchrun, with its options, that passes SIGUSR1 on to its ranks.
+r"""A torchrun, with its options, that passes SIGUSR1 on to its ranks.
 
   python -m workshop.job.torchrun --nnodes 2 --node-rank 0 \
     --nproc-per-node 2 --master-addr node1 --master-port 20000 \
     -m workshop.lab1.pretrain_gpt
 
-torchrun itself dies of SIGUSR1, with which Slurm announces the end of a
-job, and its ranks with it. And it ends with 1 and a traceback of its own
+The other dies of SIGUSR1, with which Slurm announces the end of a job, and
+its ranks with it. And it ends with 1 and a traceback of its own
 whatever its ranks do, where this ends with their exit code, and a rank's
 sentence is the last thing that a person sees.
 """
