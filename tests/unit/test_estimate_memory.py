@@ -155,7 +155,7 @@ SCHEDULES = [
     (name, p, m, v)
     for p in (2, 3, 4)
     for m in (p, 2 * p, 3 * p)
-    for name, v in [("gpipe", 1), ("1f1b", 1)]
+    for name, v in [("gpipe", 1), ("1f1b", 1), ("eager-1f1b", 1)]
     + [("interleaved", v) for v in (2, 3)]
 ]
 

@@ -82,7 +82,9 @@ def test_the_seconds_of_all_messages_add_up(axis):
 
 SHAPES = [
     (name, p, m, v)
-    for name, v in (("gpipe", 1), ("1f1b", 1), ("interleaved", 2))
+    for name, v in (
+        ("gpipe", 1), ("1f1b", 1), ("eager-1f1b", 1), ("interleaved", 2)
+    )  # fmt: skip
     for p in (2, 4, 8)
     for m in (1, 2, 4, 6, 8, 16)
     if v == 1 or m % p == 0
@@ -128,6 +130,7 @@ def test_the_boxed_rule_of_hand_overs_is_the_simulators(p, ratio):
     rule = (p - 1) / (18 * h * layers) * ratio
     assert exposed("1f1b") == pytest.approx(rule, rel=0.06)
     assert exposed("gpipe") < rule / 10
+    assert exposed("eager-1f1b") < exposed("1f1b")
     assert exposed("interleaved", 2) < exposed("1f1b")
 
 

@@ -5,7 +5,10 @@ import torch
 
 from workshop.errors import UserError
 from workshop.job.launch import local_device
+from workshop.lab1 import megatron_options
 from workshop.lab1.pretrain_options import parse
+from workshop.peers.megatron.available import check_schedule
+from workshop.schedules import SCHEDULES
 
 
 def test_each_model_has_its_defaults():
@@ -69,3 +72,15 @@ def test_more_ranks_than_gpus_are_refused(gpus):
     gpus(1, ranks=2, local=0)
     with pytest.raises(UserError, match="2 ranks .* with 1 GPU: launch"):
         local_device()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_megatron_core_never_runs_another_schedule_in_silence(schedule):
+    if schedule in ("1f1b", "interleaved"):
+        check_schedule(schedule)
+        return
+    with pytest.raises(UserError, match=f"no {schedule} schedule"):
+        check_schedule(schedule)
+    arguments = ["--pipeline-parallel-size", "2", "--schedule", schedule]
+    with pytest.raises(UserError, match=f"no {schedule} schedule"):
+        megatron_options.parse(["--model", "tiny", *arguments])

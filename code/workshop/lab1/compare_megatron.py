@@ -26,7 +26,7 @@ from workshop.job.launch import Job, together
 from workshop.job.options import Parser
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS
-from workshop.peers.megatron.available import require
+from workshop.peers.megatron.available import check_schedule, require
 from workshop.peers.megatron.kernels import side_by_side
 from workshop.training.fit import check_fit
 from workshop.training.report import memory_gib
@@ -98,6 +98,7 @@ class Comparison(Bench):
                 if layout.dp == 1:  # a name may leave the copies out
                     layout = filled(layout, world)
                 layout.check_world(world)
+                check_schedule(layout.schedule)
                 check_fit(CONFIGS[args.model], layout)
             except UserError as error:
                 raise UserError(

@@ -8,6 +8,7 @@ import argparse
 
 from workshop.errors import UserError
 from workshop.lab1 import pretrain_options
+from workshop.peers.megatron.available import check_schedule
 
 ATTENTIONS = ("local", "flash")
 TAKEN = {
@@ -62,9 +63,5 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
                 f"--{option} is for pretrain_gpt, megatron-core goes its "
                 "own way there: leave it out"
             )
-    if args.schedule == "gpipe":
-        raise UserError(
-            "megatron-core has no GPipe schedule: choose 1f1b, or "
-            "interleaved with --virtual-stages"
-        )
+    check_schedule(args.schedule)
     return args

@@ -1,10 +1,28 @@
-"""Whether megatron-core can run here."""
+"""Whether megatron-core can run here, and what."""
 
 import importlib.util
 
 import torch
 
 from workshop.errors import UserError
+
+
+SCHEDULES = ("1f1b", "interleaved")
+
+
+def check_schedule(schedule: str) -> None:
+    """Refuse a pipeline schedule that megatron-core has not.
+
+    It would run 1F1B in its place, without a word.
+
+    Raises:
+        UserError: naming those that it has.
+    """
+    if schedule not in SCHEDULES:
+        raise UserError(
+            f"megatron-core has no {schedule} schedule: choose 1f1b, or "
+            "interleaved with --virtual-stages"
+        )
 
 
 def require() -> None:

@@ -31,6 +31,7 @@ from workshop.errors import UserError
 from workshop.layout import Layout
 from workshop.models.gpt import GPTConfig
 from workshop.peers.megatron import weights
+from workshop.peers.megatron.available import check_schedule
 from workshop.peers.megatron.model import build_stages
 from workshop.training.optimizer import BETAS, WEIGHT_DECAY
 from workshop.training.trainer import MicroBatch, Trainer
@@ -67,10 +68,12 @@ def model_parallel(layout: Layout) -> Iterator[None]:
     ranks next to each other, pipeline stages furthest apart.
 
     Raises:
-        UserError: the job has another number of ranks than the layout.
+        UserError: the job has another number of ranks than the layout, or
+            the layout has a schedule that megatron-core has not.
     """
     virtual = layout.virtual_stages
     layout.check_world(dist.get_world_size())
+    check_schedule(layout.schedule)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,
