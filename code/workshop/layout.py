@@ -156,7 +156,7 @@ class Layout:
             others = sizes.get("pp", 1) - 1
             if not others or layers is None or layers - first < others:
                 raise UserError(
-                    f"{name!r}: a cut is for two stages or more with layers"
+                    f"{name!r}: a cut leaves two stages or more some layers"
                 )
             share, more = divmod(layers - first, others)
             rest["cut"] = [first]

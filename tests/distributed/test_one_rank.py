@@ -65,7 +65,7 @@ def test_every_stage_of_every_layout_is_measured(
         (["--layouts", "xp2"], "a layout is named by dp, tp, pp"),
         (["--layouts", "tp"], "need a number"),
         (["--layouts", "tp2@"], "no micro-batch after @"),
-        (["--layouts", "cut1"], "is for two stages or more"),
+        (["--layouts", "cut1"], "leaves two stages or more some layers"),
         (["--layouts", "pp3"], "cannot be cut into 3"),
         (["--layouts", "tp4"], "2 attention heads are not divisible"),
         (["--micro-batch", "0"], "--micro-batch 0 is too small"),

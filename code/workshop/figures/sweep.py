@@ -9,7 +9,7 @@ from workshop.records.values import Record, values
 
 TRACE = "artifacts/1f1b-m4.json"
 CHUNKS = 2
-NAMES = {"1f1b": "1F1B", "gpipe": "GPipe"}
+NAMES = {"1f1b": "1F1B", "eager-1f1b": "eager 1F1B", "gpipe": "GPipe"}
 
 
 def trace(run: Record) -> Figure:
