@@ -186,7 +186,7 @@ def test_its_help_names_what_it_takes_and_nothing_else(capsys) -> None:
     [
         ("--compile", "--compile is for pretrain_gpt"),
         ("--checkpoint x", "--checkpoint is for pretrain_gpt"),
-        ("--schedule gpipe", "megatron-core has no GPipe"),
+        ("--schedule gpipe", "megatron-core has no gpipe"),
         ("--micro-batch 0", "--micro-batch 0 is too small"),
         ("--attention flush", "invalid choice: 'flush'"),
         ("--sped 1", "unrecognized arguments: --sped"),
