@@ -7,8 +7,8 @@ there is none; any text that does the job is right.
 import shutil
 import subprocess
 
-from workshop.exercises.cluster import MISSING, RIGHT
 from workshop.exercises.rehearsal import GPUS, NODES, rehearse
+from workshop.exercises.verdict import MISSING, RIGHT
 from workshop.slurm import local as cluster
 
 TIMEOUT_S = 60

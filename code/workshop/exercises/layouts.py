@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from math import ceil
 
 from workshop.errors import UserError
-from workshop.exercises.training import MISSING, RIGHT
+from workshop.exercises.verdict import MISSING, RIGHT, judged
 from workshop.layout import Layout
 from workshop.parallel.pipeline.schedule import (
     Operation,
@@ -161,20 +161,10 @@ def anonymous_profiles(run: Run) -> str:
 
 def check_profiles(answer: Mapping[str, str] | None) -> str:
     """Judge which letter of `anonymous_profiles` is dp2, tp2 and pp2."""
-    if answer is None:
-        return MISSING
-    if sorted(answer.values()) != sorted(LAYOUTS.values()):
-        return "Not yet: give each of A, B and C one of dp2, tp2 and pp2."
     hints = {
         "dp2": "one message can hide under all of a backward pass",
         "tp2": "some sums stand between two products, where nothing hides "
         "them, and both ranks do the same work",
         "pp2": "a rank has few messages to send, and much to wait for",
     }
-    for letter, layout in LAYOUTS.items():
-        if answer.get(letter) != layout:
-            return (
-                f"Not yet: look at {letter} again. In {answer[letter]} "
-                f"{hints[answer[letter]]}."
-            )
-    return RIGHT
+    return judged(answer, LAYOUTS, hints, "dp2, tp2 and pp2", "In {} {}.")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from workshop.collectives import count
-from workshop.exercises.training import MISSING, RIGHT
+from workshop.exercises.verdict import MISSING, RIGHT, judged
 from workshop.models.gpt import Attention, GPTConfig
 from workshop.parallel.tensor.mappings import copy_to, reduce_from
 
@@ -112,25 +112,13 @@ def planted(
 
 def check_planted(answer: Mapping[str, str] | None) -> str:
     """Judge which bug each letter of `planted` has."""
-    if answer is None:
-        return MISSING
-    if sorted(answer.values()) != sorted(PLANTED.values()):
-        return (
-            "Not yet: give each of A, B and C one of "
-            f"{', '.join(sorted(PLANTED.values()))}."
-        )
     hints = {
         "g sums backward": "every gradient is the same factor too long",
         "bias before g": "already the output is wrong",
         "f left out": "the output is right, and no clean factor shows",
     }
-    for letter, bug in PLANTED.items():
-        if answer.get(letter) != bug:
-            return (
-                f"Not yet: look at {letter} again. With "
-                f"{answer[letter]!r}, {hints[answer[letter]]}."
-            )
-    return RIGHT
+    choices = ", ".join(sorted(PLANTED.values()))
+    return judged(answer, PLANTED, hints, choices, "With {!r}, {}.")
 
 
 def check_qkv_cut(

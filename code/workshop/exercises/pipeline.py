@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workshop.exercises.training import MISSING, RIGHT
+from workshop.exercises.verdict import MISSING, RIGHT
 
 MICRO_BATCHES, WORDS, HIDDEN = 3, 7, 4
 Batch = tuple[Tensor, Tensor]

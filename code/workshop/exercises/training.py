@@ -14,6 +14,7 @@ from torch import nn
 from workshop.collectives import count
 from workshop.estimate.memory import rank_bytes
 from workshop.estimate.parameters import gpt_parameters
+from workshop.exercises.verdict import MISSING, RIGHT
 from workshop.layout import Layout
 from workshop.models.gpt import CONFIGS, GPTConfig
 from workshop.parallel.data.naive import NaiveDataParallel
@@ -24,8 +25,6 @@ from workshop.profiling.intervals import (
     union,
 )
 
-RIGHT = "Right."
-MISSING = "Not answered yet: put your answer where None stands."
 EXACT = 1e-9
 
 
