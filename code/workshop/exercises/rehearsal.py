@@ -19,7 +19,8 @@ GPUS = 2
 TIMEOUT_S = 30
 PLAYED = ("srun", "hostname", "scontrol", "torchrun", "python", "python3")
 FLAGS = frozenset(
-    ["-l", "--label", "-K", "--kill-on-bad-exit", "-O", "--overcommit", "--overlap", "--exact", "--exclusive", "--pty", "-u", "--unbuffered", "-Q", "--quiet", "-s", "--oversubscribe"]
+    "-l --label -K --kill-on-bad-exit -O --overcommit --overlap --exact "
+    "--exclusive --pty -u --unbuffered -Q --quiet -s --oversubscribe".split()
 )
 SHORT = {"-N": "nodes", "-n": "ntasks", "-w": "nodelist", "-c": "cpus"}
 LAUNCHERS = ("torch.distributed.run", "workshop.job.torchrun")
