@@ -1,5 +1,7 @@
 """Sequence parallelism: traffic, memory, and the gradients it must sum."""
 
+import subprocess
+import sys
 from functools import partial
 
 import pytest
@@ -45,6 +47,16 @@ def test_the_same_bytes_as_tensor_parallelism(
         assert sequence.sent == tensor.sent
         extra = (2 * LAYERS + 1) * activations * (t - 1) / t
         assert again.sent == tensor.sent + extra
+
+
+def test_the_fused_layers_bring_their_operators_along() -> None:
+    """torch has them only where its symmetric memory was imported."""
+    seek = (
+        "import torch, workshop.parallel.tensor.fused;"
+        "torch.ops.symm_mem.fused_all_gather_matmul;"
+        "torch.ops.symm_mem.fused_matmul_reduce_scatter"
+    )
+    subprocess.run([sys.executable, "-c", seek], check=True)
 
 
 def kept_by_a_block(model: nn.Module, x: Tensor) -> int:

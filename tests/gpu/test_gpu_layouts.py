@@ -56,6 +56,19 @@ def test_compiled_trainings_learn_as_two_copies_do(
     assert split == pytest.approx(copies, rel=2e-2)
 
 
+@pytest.mark.parametrize("flags", ["", f"{ATTENTION} --sequence-parallel"])
+def test_a_layout_trains_by_itself(launch, flags: str) -> None:
+    """In a fresh process, with what it loads alone; gradients in float32."""
+    run = launch(
+        "workshop.lab1.pretrain_gpt", "--model", "mini", "--steps", "4",
+        "--micro-batch", "2", "--num-microbatches", "2", "--compile",
+        "--bf16-weights", "--float32-gradients", "--warmup-steps", "2",
+        *flags.split(),
+    )  # fmt: skip
+    losses = [event["loss"] for event in run.of("step")]
+    assert len(losses) == 4 and losses[-1] < losses[0]
+
+
 def test_a_profile_shows_stages_memory_and_communication(launch) -> None:
     run = launch(
         "workshop.lab1.pretrain_gpt", "--model", "mini", "--steps", "8",

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from workshop.errors import UserError
+from workshop.estimate.memory import STATES
 from workshop.job.launch import local_device
 from workshop.lab1 import megatron_options
-from workshop.lab1.pretrain_options import parse
+from workshop.lab1.pretrain_options import parse, recipe_of
 from workshop.peers.megatron.available import check_schedule
 from workshop.schedules import SCHEDULES
 
@@ -43,11 +44,35 @@ def test_each_model_has_its_defaults():
         (["--banana"], "unrecognized arguments: --banana"),
         (["--resume"], "--resume needs .* --checkpoint"),
         (["--save-every", "5"], "--save-every needs .* --checkpoint"),
+        (["--float32-gradients"], "add --bf16-weights, or leave it out"),
+        (["--float32-gradients", "--bf16"], "add --bf16-weights, or leave"),
+        (
+            "--float32-gradients --bf16-weights --data-parallel ddp".split(),
+            "DDP sends gradients in the precision of the weights",
+        ),
     ],
 )
 def test_an_argument_that_cannot_be_meant_is_refused(argv, says):
     with pytest.raises(UserError, match=says):
         parse(argv)
+
+
+@pytest.mark.parametrize(
+    "flags, precision",
+    [
+        ("", "float32"),
+        ("--bf16", "bf16"),
+        ("--bf16-weights", "bf16-weights"),
+        (
+            "--bf16-weights --float32-gradients",
+            "bf16-weights-float32-gradients",
+        ),
+    ],
+)
+def test_flags_choose_the_precision(flags: str, precision: str) -> None:
+    recipe = recipe_of(parse(flags.split()))
+    assert recipe.precision == precision and precision in (*STATES, "bf16")
+    assert recipe.narrow_weights == ("weights" in precision)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from workshop.bench.contestants import LR
+from workshop.bench.links.device_memory import Sizes, matmul_rate
 from workshop.data.batches import Batches
 from workshop.estimate.hardware import peak_flops
 from workshop.job.clock import StepClock
@@ -136,6 +137,19 @@ class Bench:
         everyone: list = [None] * self.job.world_size
         dist.all_gather_object(everyone, mine)
         return everyone
+
+    def write_matrix_rate(self, number: int) -> None:
+        """Write each rank's FLOP rate of one large product, all at once.
+
+        It is what the speeds of this job are a share of.
+        """
+        sizes = Sizes.of(self.job.device, full=not self.args.small)
+        mine = matmul_rate(self.job.device, sizes.matrix, sizes.dtype)
+        for rank, rate in enumerate(self.everyone(mine)):
+            labels = {"rank": rank, "round": number}
+            self.writer.measure(
+                "matrix_tflops", rate / 1e12, "TFLOP/s", **labels
+            )
 
     def write_speed(
         self,

@@ -14,6 +14,11 @@ from workshop.estimate.stages import chunks_of, rank_parameters
 # all, the 16 of Rajbhandari et al. 2019 (arXiv 1910.02054), section 3.1.
 STATES = {
     "bf16-weights": {"weights": 2, "gradients": 2, "optimizer": 12},
+    "bf16-weights-float32-gradients": {
+        "weights": 2,
+        "gradients": 4,
+        "optimizer": 12,
+    },
     "bf16": {"weights": 4, "gradients": 4, "optimizer": 8},
     "float32": {"weights": 4, "gradients": 4, "optimizer": 8},
 }

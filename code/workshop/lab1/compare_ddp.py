@@ -124,6 +124,7 @@ class Comparison(Bench):
     def round(self, number: int) -> None:
         """Let every contestant take its turn and write what it reached."""
         rates: dict[str, float] = {}
+        self.write_matrix_rate(number)
         for name in self.names():
             mine = self.turn(name)
             forget()

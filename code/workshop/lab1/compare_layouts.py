@@ -105,6 +105,7 @@ class Comparison(Bench):
     def round(self, number: int) -> None:
         """Let every layout take its turn and write what it reached."""
         rates: dict[str, float] = {}
+        self.write_matrix_rate(number)
         for contestant in self.contestants:
             mine = self.turn(contestant)
             forget()

@@ -91,6 +91,11 @@ def parser_of(prog: str) -> Parser:
         help="bfloat16 weights and gradients, float32 masters",
     )
     add(
+        "--float32-gradients",
+        action="store_true",
+        help="with --bf16-weights: add gradients up in float32",
+    )
+    add(
         "--lr",
         type=float,
         help="peak learning rate; each model has its own",
@@ -209,8 +214,11 @@ def text_of(job: Job, args: argparse.Namespace) -> Text:
 def recipe_of(args: argparse.Namespace) -> Recipe:
     """Return how a step computes, as the arguments ask for."""
     precision = "bf16" if args.bf16 else "float32"
+    if args.bf16_weights:
+        wide = "-float32-gradients" if args.float32_gradients else ""
+        precision = f"bf16-weights{wide}"
     return Recipe(
-        precision="bf16-weights" if args.bf16_weights else precision,
+        precision=precision,
         clip=args.clip,
         data_parallel=args.data_parallel,
         bucket_mib=args.bucket_mib,
@@ -237,6 +245,16 @@ def _check(args: argparse.Namespace) -> None:
         "vocabulary": 1,
     }
     check_numbers(args, least, ("lr", "bucket_mib", "corpus_mib"))
+    if args.float32_gradients and not args.bf16_weights:
+        raise UserError(
+            "--float32-gradients is for bfloat16 weights, whose gradients "
+            "would be bfloat16 too: add --bf16-weights, or leave it out"
+        )
+    if args.float32_gradients and args.data_parallel == "ddp":
+        raise UserError(
+            "torch's DDP sends gradients in the precision of the weights: "
+            "leave --float32-gradients out, or choose another --data-parallel"
+        )
     if (args.resume or args.save_every) and not args.checkpoint:
         option = "--resume" if args.resume else "--save-every"
         raise UserError(

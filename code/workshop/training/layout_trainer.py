@@ -89,11 +89,13 @@ class LayoutTrainer(Trainer):
         for chunk in self.chunks:
             chunk.eval()
         shares = self._shares(micro_batches)
-        loss = self.runner.forward(
-            micro_batches, self.recipe.autocast, shares
-        )
-        for chunk, before in zip(self.chunks, training, strict=True):
-            chunk.train(before)
+        try:
+            loss = self.runner.forward(
+                micro_batches, self.recipe.autocast, shares
+            )
+        finally:
+            for chunk, before in zip(self.chunks, training, strict=True):
+                chunk.train(before)
         return self.mean(loss)
 
     def state(self) -> dict[str, Any] | None:

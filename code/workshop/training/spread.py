@@ -6,6 +6,7 @@ or without a pipeline never imports them.
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from workshop.groups import Groups
@@ -53,7 +54,7 @@ def spread(module: GPT, groups: Groups, recipe: Recipe) -> Spread:
     """
     config, layout = module.config, groups.layout
     device = next(module.parameters()).device
-    if recipe.precision == "bf16-weights":
+    if recipe.narrow_weights:
         module.bfloat16()
     chunks: list[nn.Module] = [module]
     if layout.pp > 1:
@@ -74,6 +75,9 @@ def spread(module: GPT, groups: Groups, recipe: Recipe) -> Spread:
             placement[name] = (
                 replace(lies, pp=COPY) if name in copies else lies
             )
+        if recipe.wide_gradients:
+            for parameter in chunk.parameters():
+                parameter.grad_dtype = torch.float32
         if recipe.backend is not None:
             compile_blocks(chunk, recipe.backend)
     models = [

@@ -42,7 +42,9 @@ class Recipe:
     Args:
         precision: `float32` leaves parameters as they are made, `bf16`
             computes under autocast, `bf16-weights` has weights and gradients
-            in bfloat16 and float32 masters in the optimizer.
+            in bfloat16 and float32 masters in the optimizer,
+            `bf16-weights-float32-gradients` adds the gradients of
+            micro-batches up, and averages them, in float32.
         clip: largest norm of the gradient, 0 for any.
         data_parallel: one of `workshop.parallel.data.ways.WAYS`.
         bucket_mib: size of a bucket of gradients in MiB.
@@ -62,6 +64,16 @@ class Recipe:
     def autocast(self) -> bool:
         """Whether products compute in bfloat16 on float32 weights."""
         return self.precision == "bf16"
+
+    @property
+    def narrow_weights(self) -> bool:
+        """Whether the weights are in bfloat16."""
+        return self.precision.startswith("bf16-weights")
+
+    @property
+    def wide_gradients(self) -> bool:
+        """Whether gradients are wider than the weights."""
+        return self.precision == "bf16-weights-float32-gradients"
 
 
 class Trainer(ABC):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Bucket:
-    """Parameters of one dtype whose gradients lie side by side in `flat`.
+    """Parameters whose gradients, of one dtype, lie side by side in `flat`.
 
     `elements` is the length of `flat`, rounded up to `multiple`; `pending`
     counts the gradients that are still missing.
@@ -17,7 +17,7 @@ class Bucket:
         self, parameters: list[nn.Parameter], multiple: int = 1
     ) -> None:
         self.parameters = parameters
-        self.dtype = parameters[0].dtype
+        self.dtype = parameters[0].grad_dtype
         length = sum(parameter.numel() for parameter in parameters)
         self.elements = -(-length // multiple) * multiple
         self.pending = len(parameters)
@@ -69,9 +69,10 @@ def make_buckets(
     current: list[nn.Parameter] = []
     size = 0.0
     for parameter in reversed(parameters):
-        length = parameter.numel() * parameter.element_size() / 2**20
+        dtype = parameter.grad_dtype
+        length = parameter.numel() * dtype.itemsize / 2**20
         full = current and size + length > mib
-        if full or (current and current[0].dtype != parameter.dtype):
+        if full or (current and current[0].grad_dtype != dtype):
             buckets.append(Bucket(current, multiple))
             current, size = [], 0.0
         current.append(parameter)

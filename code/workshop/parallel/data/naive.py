@@ -104,7 +104,9 @@ class NaiveDataParallel(DataParallel):
         if missing and not self.unused:
             self.refuse([n for n, p in names.items() if p.grad is None])
         for parameter in missing:
-            parameter.grad = torch.zeros_like(parameter)
+            parameter.grad = torch.zeros_like(
+                parameter, dtype=parameter.grad_dtype
+            )
         for parameter in parameters:
             collectives.all_reduce(parameter.grad, self.group)
             parameter.grad /= self.ranks

@@ -97,9 +97,7 @@ def interleaved(p: int, m: int, v: int) -> Schedule:
     ]
 
 
-def _one_chunk(
-    p: int, m: int, warmup: Callable[[int], int]
-) -> Schedule:
+def _one_chunk(p: int, m: int, warmup: Callable[[int], int]) -> Schedule:
     """Return a schedule of one chunk a rank with `warmup(r)` of rank r."""
     forward = [Operation(FORWARD, i) for i in range(m)]
     backward = [Operation(BACKWARD, i) for i in range(m)]

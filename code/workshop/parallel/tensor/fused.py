@@ -12,7 +12,10 @@ The pieces are smaller products, and so this is no gain everywhere: `ready`
 chooses it for two GPUs of one host, where it was measured to be one.
 """
 
+from collections.abc import Callable
+
 import torch
+import torch.distributed._symmetric_memory  # has torch.ops.symm_mem
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.library import custom_op
@@ -94,12 +97,6 @@ def fused_column_linear_backward(
     return of_input, flat.t() @ whole.flatten(0, 1)
 
 
-@fused_column_linear_backward.register_fake
-def _(gradient, x, weight, group, train_weight):
-    size = weight.shape if train_weight else (0,)
-    return x.new_empty(x.shape), weight.new_empty(size)
-
-
 @custom_op("workshop::fused_row_linear", mutates_args=())
 def fused_row_linear(x: Tensor, weight: Tensor, group: str) -> Tensor:
     """Return `row_linear(x, weight, group, True)`."""
@@ -135,8 +132,7 @@ def fused_row_linear_backward(
     return of_input.view(x.shape), of_weight
 
 
-@fused_row_linear_backward.register_fake
-def _(gradient, x, weight, group, train_weight):
+def _gradients(gradient, x, weight, group, train_weight):
     size = weight.shape if train_weight else (0,)
     return x.new_empty(x.shape), weight.new_empty(size)
 
@@ -146,21 +142,19 @@ def _keep(ctx, inputs: tuple, output: Tensor) -> None:
     ctx.save_for_backward(x, weight)
 
 
-def _column_backward(ctx, gradient: Tensor) -> tuple:
-    train = ctx.needs_input_grad[1]
-    of_input, of_weight = fused_column_linear_backward(
-        gradient, *ctx.saved_tensors, ctx.group, train
-    )
-    return of_input, of_weight if train else None, None
+def _differentiable(forward: Callable, backward: Callable) -> None:
+    """Make an operator's gradients those that another one returns."""
+
+    def run(ctx, gradient: Tensor) -> tuple:
+        train = ctx.needs_input_grad[1]
+        of_input, of_weight = backward(
+            gradient, *ctx.saved_tensors, ctx.group, train
+        )
+        return of_input, of_weight if train else None, None
+
+    backward.register_fake(_gradients)
+    forward.register_autograd(run, setup_context=_keep)
 
 
-def _row_backward(ctx, gradient: Tensor) -> tuple:
-    train = ctx.needs_input_grad[1]
-    of_input, of_weight = fused_row_linear_backward(
-        gradient, *ctx.saved_tensors, ctx.group, train
-    )
-    return of_input, of_weight if train else None, None
-
-
-fused_column_linear.register_autograd(_column_backward, setup_context=_keep)
-fused_row_linear.register_autograd(_row_backward, setup_context=_keep)
+_differentiable(fused_column_linear, fused_column_linear_backward)
+_differentiable(fused_row_linear, fused_row_linear_backward)
