@@ -56,6 +56,8 @@ class Case:
     steps: int = STEPS
     tied: bool = True
     ignored: bool = False
+    attention: str = "flash"
+    recompute: str = "none"
     plant: Callable[[LayoutTrainer], None] | None = field(
         default=None, compare=False
     )
@@ -70,14 +72,16 @@ class Case:
             f"{' awkward' * self.awkward}{' deep' * self.deep}"
             f"{' compiled' * self.compiled}"
             f"{' untied' * (not self.tied)}{' ignored' * self.ignored}"
+            f"{' core' * (self.attention == 'core')}"
+            f"{f' {self.recompute}' * (self.recompute != 'none')}"
         )
 
     @property
     def config(self) -> GPTConfig:
         """The sizes of the model."""
         sizes = {"layers": 8, "heads": 8} if self.deep else {}
-        awkward = {"bias": not self.awkward, "tied": self.tied}
-        return replace(CONFIG, **awkward, **sizes)
+        own = {"tied": self.tied, "attention": self.attention}
+        return replace(CONFIG, bias=not self.awkward, **own, **sizes)
 
     @property
     def dense(self) -> "Case":
@@ -121,6 +125,7 @@ class Case:
             bucket_mib=self.bucket_mib,
             backend="eager" if self.compiled else None,
             ignored_targets=self.ignored,
+            recompute=self.recompute,
         )
         groups = groups_of(self.layout)
         return LayoutTrainer(self.model, groups, recipe, self.optimize)

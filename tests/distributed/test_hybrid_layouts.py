@@ -61,6 +61,10 @@ def variants(world: int) -> list[Case]:
         if world == 2:
             every.append(Case(layout, clip=CLIP, awkward=True))
         every.append(Case(layout, clip=CLIP, tied=False, awkward=world > 2))
+        if world == 2 or size["tp"] == size["pp"] == 2:
+            every.append(Case(layout, recompute="full"))
+            core = {"attention": "core", "recompute": "selective"}
+            every.append(Case(layout, **core))
     for way in ("naive", "overlapped-collective", "ddp"):
         every.append(Case(of(world, m=2), data_parallel=way))
     every.append(Case(of(world, pp=2, m=2), data_parallel="naive"))
@@ -123,8 +127,14 @@ def test_every_layout_of_eight_ranks(pool8: Pool) -> None:
 
 def test_compiled_blocks_on_two_ranks(pool2: Pool) -> None:
     """Each block is one graph, communication included."""
-    layouts = [of(2, tp=2, m=2, sequence_parallel=True), of(2, pp=2, m=2)]
-    verify(pool2, [Case(layout, compiled=True) for layout in layouts])
+    split = of(2, tp=2, m=2, sequence_parallel=True)
+    cases = [
+        Case(split),
+        Case(of(2, pp=2, m=2)),
+        Case(split, recompute="full"),
+    ]
+    cases.append(Case(split, attention="core", recompute="selective"))
+    verify(pool2, [replace(case, compiled=True) for case in cases])
 
 
 @pytest.mark.long

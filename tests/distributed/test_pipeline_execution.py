@@ -156,7 +156,7 @@ def watch(rank: int, world: int) -> tuple:
         return run(operation, gradient)
 
     pipeline._backward = backward
-    loss = pipeline.forward_backward(case.micro_batches(0), bf16=True)
+    loss = pipeline.forward_backward(case.micro_batches(0), autocast=torch.bfloat16)
     held = len(pipeline.saved)
     pipeline.close()
     return pipeline.dtypes, kept, held, loss.dtype

@@ -62,7 +62,8 @@ def test_a_layout_trains_by_itself(launch, flags: str) -> None:
     run = launch(
         "workshop.lab1.pretrain_gpt", "--model", "mini", "--steps", "4",
         "--micro-batch", "2", "--num-microbatches", "2", "--compile",
-        "--bf16-weights", "--float32-gradients", "--warmup-steps", "2",
+        "--precision", "bf16-weights-float32-gradients",
+        "--warmup-steps", "2",
         *flags.split(),
     )  # fmt: skip
     losses = [event["loss"] for event in run.of("step")]

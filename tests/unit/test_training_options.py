@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from workshop.errors import UserError
-from workshop.estimate.memory import STATES
 from workshop.job.launch import local_device
 from workshop.lab1 import megatron_options
-from workshop.lab1.pretrain_options import parse, recipe_of
+from workshop.lab1.pretrain_options import config_of, parse, recipe_of
 from workshop.peers.megatron.available import check_schedule
 from workshop.schedules import SCHEDULES
+from workshop.training.trainer import PRECISIONS
+
+WIDE = "bf16-weights-float32-gradients"
 
 
 def test_each_model_has_its_defaults():
@@ -44,10 +46,11 @@ def test_each_model_has_its_defaults():
         (["--banana"], "unrecognized arguments: --banana"),
         (["--resume"], "--resume needs .* --checkpoint"),
         (["--save-every", "5"], "--save-every needs .* --checkpoint"),
-        (["--float32-gradients"], "add --bf16-weights, or leave it out"),
-        (["--float32-gradients", "--bf16"], "add --bf16-weights, or leave"),
+        (["--recompute-every", "0"], "--recompute-every 0 is too small"),
+        (["--precision", "fp7"], "invalid choice: 'fp7'"),
+        (["--bf16", "--precision", "fp16"], "not allowed with argument"),
         (
-            "--float32-gradients --bf16-weights --data-parallel ddp".split(),
+            f"--precision {WIDE} --data-parallel ddp".split(),
             "DDP sends gradients in the precision of the weights",
         ),
     ],
@@ -63,16 +66,20 @@ def test_an_argument_that_cannot_be_meant_is_refused(argv, says):
         ("", "float32"),
         ("--bf16", "bf16"),
         ("--bf16-weights", "bf16-weights"),
-        (
-            "--bf16-weights --float32-gradients",
-            "bf16-weights-float32-gradients",
-        ),
+        *((f"--precision {name}", name) for name in PRECISIONS),
     ],
 )
 def test_flags_choose_the_precision(flags: str, precision: str) -> None:
-    recipe = recipe_of(parse(flags.split()))
-    assert recipe.precision == precision and precision in (*STATES, "bf16")
-    assert recipe.narrow_weights == ("weights" in precision)
+    assert recipe_of(parse(flags.split())).precision == precision
+
+
+def test_a_run_recomputes_as_it_is_told() -> None:
+    args = parse(
+        "--attention core --recompute full --recompute-every 2".split()
+    )
+    recipe = recipe_of(args)
+    assert (recipe.recompute, recipe.recompute_every) == ("full", 2)
+    assert config_of(args).attention == "core"
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from workshop.lab1 import pretrain_options
 from workshop.peers.megatron.available import check_schedule
 
 ATTENTIONS = ("local", "flash")
+PRECISIONS = ("float32", "bf16-weights")
 TAKEN = {
     "model",
     "steps",
@@ -21,7 +22,8 @@ TAKEN = {
     "pipeline_parallel_size",
     "schedule",
     "virtual_stages",
-    "bf16_weights",
+    "attention",
+    "precision",
     "lr",
     "warmup",
     "clip",
@@ -48,13 +50,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     for action in parser._actions:
         if action.dest not in {*TAKEN, "help"}:
             action.help = argparse.SUPPRESS
-    parser.add_argument(
-        "--attention",
-        choices=ATTENTIONS,
-        default="local",
-        help="megatron-core's unfused one, or torch's fused one",
-    )
+        if action.dest == "attention":
+            action.choices, action.default = ATTENTIONS, "local"
+            action.help = "megatron-core's unfused one, or torch's fused one"
     args = pretrain_options.parse(argv, parser)
+    if args.precision not in PRECISIONS:
+        raise UserError(
+            f"--precision {args.precision} is for pretrain_gpt: choose "
+            f"{' or '.join(PRECISIONS)} with megatron-core"
+        )
     defaults = vars(pretrain_options.parse(["--model", args.model]))
     for name, value in defaults.items():
         if name not in TAKEN and getattr(args, name) != value:

@@ -34,12 +34,13 @@ from workshop.job.launch import Job, leave_words, together
 from workshop.job.metrics import MetricsWriter, metrics_path
 from workshop.job.stop import CODE, NOTHING_KEPT, Stop
 from workshop.lab1.pretrain_options import (
+    config_of,
     layout_of,
     parse,
     recipe_of,
     text_of,
 )
-from workshop.models.gpt import CONFIGS, seeded, size_of
+from workshop.models.gpt import seeded, size_of
 from workshop.parallel.random_streams import seed_streams
 from workshop.training import checkpoint, fit
 from workshop.training.checkpoints import Checkpoints
@@ -71,7 +72,7 @@ def run(job: Job, args: Namespace) -> str | None:
     if warning and job.first:
         print(warning, file=sys.stderr, flush=True)
     text = text_of(job, args)
-    parameters = size_of(CONFIGS[args.model])
+    parameters = size_of(config_of(args))
     with memory_explained(parameters, layout.tp, layout.pp, job.device):
         return train_on(job, args, make_groups(layout), text)
 
@@ -83,7 +84,7 @@ def train_on(
 
     Returns as `run` does.
     """
-    config, layout = CONFIGS[args.model], groups.layout
+    config, layout = config_of(args), groups.layout
     trainer = LayoutTrainer(
         lambda: seeded(config, args.seed, job.device), groups, recipe_of(args)
     )
@@ -102,6 +103,7 @@ def train_on(
         layout,
         args.log_every,
         warmup_until=start + args.warmup_steps + slow,
+        skips=trainer.recipe.kind.scaled,
     )
     left_out = ("metrics", "model")
     described = {k: v for k, v in vars(args).items() if k not in left_out}
@@ -147,7 +149,7 @@ def checkpoints_of(
     some = next(iter(trainer.parameters.values()))
     described = {
         "name": args.model,
-        **dataclasses.asdict(CONFIGS[args.model]),
+        **dataclasses.asdict(config_of(args)),
         "weights": str(some.dtype),
         "tokenizer_sha256": text.tokenizer.sha256,
         "corpus_sha256": text.corpus.sha256,

@@ -23,6 +23,7 @@ from workshop.models.gpt import CONFIGS, seeded
 from workshop.peers.megatron.available import require
 from workshop.training.loop import Options, train
 from workshop.training.report import Reporter
+from workshop.training.trainer import PRECISIONS
 
 
 def main() -> None:
@@ -51,11 +52,9 @@ def run(job: Job, args: Namespace) -> None:
     left_out = {"metrics", "model"}
     described = {k: getattr(args, k) for k in sorted(TAKEN - left_out)}
     reporter.say(f"megatron-core, {args.attention} attention")
-    reporter.begin(
-        args.model, layout, text, attention=args.attention, **described
-    )
+    reporter.begin(args.model, layout, text, **described)
     settings = megatron.Settings(
-        torch.bfloat16 if args.bf16_weights else torch.float32,
+        PRECISIONS[args.precision].weights or torch.float32,
         args.clip,
         args.seed + 1,
         args.attention,

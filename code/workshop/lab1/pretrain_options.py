@@ -2,12 +2,13 @@
 
 import argparse
 import os
+from dataclasses import replace
 
 from workshop.errors import UserError
 from workshop.job.launch import Job
 from workshop.job.options import Parser, check_numbers
 from workshop.layout import Layout
-from workshop.models.gpt import CONFIGS
+from workshop.models.gpt import ATTENTIONS, CONFIGS, GPTConfig
 from workshop.parallel.data.ways import WAYS
 from workshop.schedules import SCHEDULES
 from workshop.training.fit import check_fit
@@ -18,7 +19,7 @@ from workshop.training.text import (
     default_vocabulary,
     prepare,
 )
-from workshop.training.trainer import Recipe
+from workshop.training.trainer import PRECISIONS, RECOMPUTE, Recipe
 
 # Brown et al. 2020 (arXiv:2005.14165), table 2.1, for the larger sizes.
 PEAK_LR = {
@@ -81,19 +82,41 @@ def parser_of(prog: str) -> Parser:
     add("--compile", action="store_true", help="torch.compile each block")
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument(
-        "--bf16",
-        action="store_true",
-        help="autocast to bfloat16; weights and gradients stay float32",
+        "--precision",
+        choices=list(PRECISIONS),
+        default="float32",
+        help="the numbers that a step is made of",
     )
-    precision.add_argument(
-        "--bf16-weights",
-        action="store_true",
-        help="bfloat16 weights and gradients, float32 masters",
+    for short, what in (
+        ("bf16", "autocast to bfloat16; weights and gradients stay float32"),
+        ("bf16-weights", "bfloat16 weights and gradients, float32 masters"),
+    ):
+        precision.add_argument(
+            f"--{short}",
+            dest="precision",
+            action="store_const",
+            const=short,
+            help=what,
+        )
+    add(
+        "--attention",
+        choices=ATTENTIONS,
+        default="flash",
+        help="one kernel, or s × s matrices that are written and kept",
     )
     add(
-        "--float32-gradients",
-        action="store_true",
-        help="with --bf16-weights: add gradients up in float32",
+        "--recompute",
+        choices=RECOMPUTE,
+        default="none",
+        help="what backward computes again in place of keeping it: nothing, "
+        "attention's core, or all of a block but its input",
+    )
+    add(
+        "--recompute-every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of every N blocks one, the first",
     )
     add(
         "--lr",
@@ -199,6 +222,11 @@ def layout_of(args: argparse.Namespace, world_size: int) -> Layout:
     return layout
 
 
+def config_of(args: argparse.Namespace) -> GPTConfig:
+    """Return the sizes of the model that the arguments ask for."""
+    return replace(CONFIGS[args.model], attention=args.attention)
+
+
 def text_of(job: Job, args: argparse.Namespace) -> Text:
     """Return the text that the arguments ask for; all ranks call it."""
     return prepare(
@@ -213,16 +241,14 @@ def text_of(job: Job, args: argparse.Namespace) -> Text:
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
     """Return how a step computes, as the arguments ask for."""
-    precision = "bf16" if args.bf16 else "float32"
-    if args.bf16_weights:
-        wide = "-float32-gradients" if args.float32_gradients else ""
-        precision = f"bf16-weights{wide}"
     return Recipe(
-        precision=precision,
+        precision=args.precision,
         clip=args.clip,
         data_parallel=args.data_parallel,
         bucket_mib=args.bucket_mib,
         backend="inductor" if args.compile else None,
+        recompute=args.recompute,
+        recompute_every=args.recompute_every,
     )
 
 
@@ -243,17 +269,15 @@ def _check(args: argparse.Namespace) -> None:
         "eval_every": 0,
         "warmup_steps": 0,
         "vocabulary": 1,
+        "recompute_every": 1,
     }
     check_numbers(args, least, ("lr", "bucket_mib", "corpus_mib"))
-    if args.float32_gradients and not args.bf16_weights:
-        raise UserError(
-            "--float32-gradients is for bfloat16 weights, whose gradients "
-            "would be bfloat16 too: add --bf16-weights, or leave it out"
-        )
-    if args.float32_gradients and args.data_parallel == "ddp":
+    wide = PRECISIONS[args.precision].wide_gradients
+    if wide and args.data_parallel == "ddp":
         raise UserError(
             "torch's DDP sends gradients in the precision of the weights: "
-            "leave --float32-gradients out, or choose another --data-parallel"
+            f"choose another --precision than {args.precision}, or another "
+            "--data-parallel"
         )
     if (args.resume or args.save_every) and not args.checkpoint:
         option = "--resume" if args.resume else "--save-every"

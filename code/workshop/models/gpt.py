@@ -14,14 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+ATTENTIONS = ("flash", "core")
+
+
 @dataclass(frozen=True)
 class GPTConfig:
     """Sizes of a GPT: `layers` L, `hidden` h, `heads` a, `sequence` s.
 
     `vocabulary` is the padded size V of the embedding, at least the
     tokenizer's. `dropout` applies to the embedding and to both outputs of a
-    block. `tied` heads use the token embedding's weight, others have one of
-    their own, as GPT-J's.
+    block, `attention_dropout` to the attention's probabilities. `tied` heads
+    use the token embedding's weight, others have one of their own, as
+    GPT-J's. `attention` is `flash`, one kernel that never writes the s × s
+    matrix (Dao et al. 2022, arXiv:2205.14135), or `core`, which writes it as
+    the papers' formulas count it.
     """
 
     layers: int
@@ -32,8 +38,15 @@ class GPTConfig:
     bias: bool = True
     dropout: float = 0.0
     tied: bool = True
+    attention: str = "flash"
+    attention_dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.attention not in ATTENTIONS:
+            raise ValueError(
+                f"attention {self.attention!r} is none of "
+                f"{', '.join(ATTENTIONS)}: choose one"
+            )
         if self.hidden % self.heads:
             raise ValueError(
                 f"hidden size {self.hidden} is not divisible by "
@@ -82,6 +95,8 @@ class Attention(nn.Module):
         super().__init__()
         h = config.hidden
         self.head_size = h // config.heads
+        self.written_out = config.attention == "core"
+        self.dropout = config.attention_dropout
         self.qkv = nn.Linear(h, 3 * h, bias=config.bias)
         self.output = nn.Linear(h, h, bias=config.bias)
 
@@ -91,8 +106,23 @@ class Attention(nn.Module):
         # Split before the heads are moved forward: backward then stacks the
         # three gradients where qkv wants them, in one pass.
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = self.core(q, k, v)
         return self.output(y.transpose(1, 2).flatten(-2))
+
+    def core(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Map queries, keys and values, all (b, a, s, d), to (b, a, s, d).
+
+        What grows with s²: softmax(q kᵀ / √d) v over the past of each token.
+        """
+        dropout = self.dropout if self.training else 0.0
+        if not self.written_out:
+            return F.scaled_dot_product_attention(
+                q, k, v, dropout_p=dropout, is_causal=True
+            )
+        scores = q @ k.transpose(-1, -2) * self.head_size**-0.5
+        future = torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1)
+        weights = scores.masked_fill(future, -math.inf).softmax(-1)
+        return F.dropout(weights.to(v.dtype), dropout) @ v
 
 
 class MLP(nn.Module):
@@ -155,8 +185,18 @@ class Head(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
+def call(block: nn.Module, x: Tensor) -> Tensor:
+    """Run a block."""
+    return block(x)
+
+
 class GPT(nn.Module):
-    """The dense model, which every strategy is tested against."""
+    """The dense model, which every strategy is tested against.
+
+    `run(block, x)` runs a block; recomputation puts its own way here.
+    """
+
+    run = staticmethod(call)
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -197,7 +237,7 @@ class GPT(nn.Module):
         """
         x = self.embedding(tokens)
         for block in self.blocks:
-            x = block(x)
+            x = self.run(block, x)
         tied = self.embedding.token.weight if self.config.tied else None
         return self.head(x, tied, targets)
 

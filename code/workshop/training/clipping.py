@@ -67,12 +67,16 @@ def local_norm(parameters: Iterable[nn.Parameter]) -> Tensor | None:
     return torch.linalg.vector_norm(torch.stack(norms))
 
 
-def clipped_step(optimizer: Optimizer, norm: Tensor, limit: float) -> None:
+def clipped_step(
+    optimizer: Optimizer, norm: Tensor, limit: float, scale: float = 1.0
+) -> None:
     """Update the weights with gradients scaled to a norm of `limit`.
+
+    The gradients are `scale` times too large, and `norm` is not.
 
     A fused AdamW divides every gradient by its attribute `grad_scale` while
     it reads it, which is meant for loss scaling (`torch.amp.GradScaler`
-    sets it).  Here it holds max(1, (norm + ε) / limit), so that clipping
+    sets it).  Here it holds scale · max(1, (norm + ε) / limit), so that it
     costs no pass over the gradients of its own; afterwards `.grad` holds
     the clipped gradients.  MasterAdamW takes the coefficient itself and
     leaves `.grad` as it is.  `limit=0` means no clipping.
@@ -80,20 +84,23 @@ def clipped_step(optimizer: Optimizer, norm: Tensor, limit: float) -> None:
     Raises:
         ValueError: the optimizer is another one, or not fused.
     """
+    divide = None
+    if limit or scale != 1.0:
+        divide = torch.full_like(norm, scale)
+    if limit:
+        divide *= ((norm + EPSILON) / limit).clamp(min=1.0)
     if isinstance(optimizer, MasterAdamW):
-        scale = ((norm + EPSILON) / limit).clamp(min=1.0) if limit else None
-        optimizer.step(clip=None if scale is None else 1 / scale)
+        optimizer.step(clip=None if divide is None else 1 / divide)
         return
     if not getattr(optimizer, "_step_supports_amp_scaling", False):
         raise ValueError(
             f"{type(optimizer).__name__} does not scale gradients as it "
             "reads them: construct it with fused=True"
         )
-    if limit == 0:
+    if divide is None:
         optimizer.step()
         return
-    scale = ((norm + EPSILON) / limit).clamp(min=1.0)
-    optimizer.grad_scale = scale.to(torch.float32)
+    optimizer.grad_scale = divide.to(torch.float32)
     try:
         optimizer.step()
     finally:

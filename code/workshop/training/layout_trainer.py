@@ -1,6 +1,7 @@
 """Train a model in any layout: dp × tp × pp ranks, one step for all."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,11 +70,22 @@ class LayoutTrainer(Trainer):
         take_over: Callable[[GPT, Groups, Recipe], Spread] = spread,
     ) -> None:
         self.groups, self.recipe = groups, recipe
+        torch.set_float32_matmul_precision(
+            "high" if recipe.kind.tensor_cores else "highest"
+        )
         parts = take_over(make_model(), groups, recipe)
         self.chunks, self.models = parts.chunks, parts.models
         self.placement = parts.placement
         self.parameters = parts.named_parameters()
+        if not recipe.kind.masters:
+            make_optimizer = partial(make_optimizer, masters=False)
         self.optimizer = make_optimizer(nn.ModuleList(self.chunks), lr=0.0)
+        self.scaler = None
+        if recipe.kind.scaled:
+            from workshop.training.precision import LossScaler
+
+            device = next(iter(self.parameters.values())).device
+            self.scaler = LossScaler(device)
         self.runner = make_runner(parts, groups)
 
     def step(self, micro_batches: list[MicroBatch], lr: float) -> Tensor:
@@ -91,7 +103,7 @@ class LayoutTrainer(Trainer):
         shares = self._shares(micro_batches)
         try:
             loss = self.runner.forward(
-                micro_batches, self.recipe.autocast, shares
+                micro_batches, self.recipe.kind.autocast, shares
             )
         finally:
             for chunk, before in zip(self.chunks, training, strict=True):
@@ -100,9 +112,12 @@ class LayoutTrainer(Trainer):
 
     def state(self) -> dict[str, Any] | None:
         """Gather weights and optimizer by the placement."""
-        return reshard.gather(
+        dense = reshard.gather(
             self.parameters, self.placement, self.groups, self.optimizer
         )
+        if dense is not None and self.scaler is not None:
+            dense["loss_scale"] = self.scaler.state()
+        return dense
 
     def load(self, state: dict[str, Any]) -> None:
         """Cut this rank's parts out of a dense state."""
@@ -113,6 +128,8 @@ class LayoutTrainer(Trainer):
             self.groups,
             self.optimizer,
         )
+        if self.scaler is not None and "loss_scale" in state:
+            self.scaler.load(state["loss_scale"])
 
     def close(self) -> None:
         """Close the pipeline's communicators."""
@@ -130,16 +147,27 @@ class LayoutTrainer(Trainer):
         else:
             refuse_ignored(micro_batches)
         return self.runner.forward_backward(
-            micro_batches, self.recipe.autocast, shares
+            micro_batches,
+            self.recipe.kind.autocast,
+            shares,
+            self.scaler and self.scaler.seed(),
         )
 
     def update(self, lr: float) -> Tensor:
-        """Complete the gradients and apply them; return their norm."""
+        """Complete the gradients and apply them; return their norm.
+
+        With a loss scale an infinite one leaves weights and states alone.
+        """
         self.finish()
-        norm = self.global_norm()
+        norm, scale = self.global_norm(), 1.0
+        if self.scaler is not None:
+            scale = self.scaler.scale
+            norm = norm / scale
+            if not self.scaler.accepts(norm):
+                return norm
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        clipped_step(self.optimizer, norm, self.recipe.clip)
+        clipped_step(self.optimizer, norm, self.recipe.clip, scale)
         return norm
 
     def finish(self) -> None:

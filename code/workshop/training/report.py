@@ -26,6 +26,7 @@ class Reporter:
     (None where unknown) give TFLOP/s and MFU, the model FLOPs utilisation
     of Chowdhery et al. 2022 (arXiv:2204.02311), section 4.1.  Steps up to
     `warmup_until` are marked as such: they compile, connect and allocate.
+    With `skips` a loss scale leaves steps out, whose norm is no number.
     """
 
     job: Job
@@ -35,6 +36,7 @@ class Reporter:
     peak_flops: float | None
     log_every: int
     warmup_until: int
+    skips: bool = False
 
     @classmethod
     def of_run(
@@ -45,6 +47,7 @@ class Reporter:
         layout: Layout,
         log_every: int,
         warmup_until: int,
+        skips: bool = False,
     ) -> "Reporter":
         """Return the reporter of one of `CONFIGS` in a layout."""
         config = CONFIGS[model]
@@ -56,6 +59,7 @@ class Reporter:
             peak_flops(job.device_name),
             log_every,
             warmup_until,
+            skips,
         )
 
     def begin(
@@ -91,12 +95,14 @@ class Reporter:
             UserError: on every rank, when the training has diverged.
         """
         (loss, norm), seconds = mark.read()
+        skipped = self.skips and not math.isfinite(norm)
         if self.job.first:
-            self._write(mark.step, loss, norm, seconds)
-        refuse_diverged(f"step {mark.step}", loss, norm)
+            known = None if skipped else norm
+            self._write(mark.step, loss, known, seconds)
+        refuse_diverged(f"step {mark.step}", loss, 0.0 if skipped else norm)
 
     def _write(
-        self, step: int, loss: float, norm: float, seconds: float
+        self, step: int, loss: float, norm: float | None, seconds: float
     ) -> None:
         tokens = self.tokens_per_step / seconds
         per_gpu = tokens / self.job.world_size

@@ -54,8 +54,8 @@ def spread(module: GPT, groups: Groups, recipe: Recipe) -> Spread:
     """
     config, layout = module.config, groups.layout
     device = next(module.parameters()).device
-    if recipe.narrow_weights:
-        module.bfloat16()
+    if recipe.kind.weights is not None:
+        module.to(recipe.kind.weights)
     chunks: list[nn.Module] = [module]
     if layout.pp > 1:
         from workshop.parallel.pipeline.stages import make_stages
@@ -75,11 +75,15 @@ def spread(module: GPT, groups: Groups, recipe: Recipe) -> Spread:
             placement[name] = (
                 replace(lies, pp=COPY) if name in copies else lies
             )
-        if recipe.wide_gradients:
+        if recipe.kind.wide_gradients:
             for parameter in chunk.parameters():
                 parameter.grad_dtype = torch.float32
         if recipe.backend is not None:
             compile_blocks(chunk, recipe.backend)
+        if recipe.recompute != "none":
+            from workshop.training.recompute import recompute
+
+            recompute(chunk, recipe.recompute, recipe.recompute_every)
     models = [
         data_parallel(
             chunk,

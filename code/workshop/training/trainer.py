@@ -5,12 +5,6 @@ what is inside. It owns the model, its optimizer, clipping and precision, so
 whatever changes one of these is another trainer, or another part of one, and
 never another loop. What is to come will fit like this:
 
-- **Loss scaling** (float16): `step` will hand the scale to the runner, which
-  multiplies the loss by it before backward, as it does with a micro-batch's
-  share; `update` will divide the gradients and leave the update out where
-  the norm is not finite. The scale is one more entry of `state`.
-- **Activation checkpointing** will wrap blocks where the model is spread,
-  before they are compiled; a field of the recipe will say which.
 - **ZeRO** will replace the averaging by a reduce-scatter and let the
   optimizer hold this rank's share. The placement of a state over dp is then
   a `Shard`, from which `state` and `load` put the dense tensors together,
@@ -27,6 +21,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from workshop.errors import UserError
@@ -36,19 +31,59 @@ MicroBatch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
+class Precision:
+    """Which numbers a training is made of.
+
+    Args:
+        weights: cast the weights, and so their gradients, to this.
+        autocast: compute in this, with the weights as they are.
+        masters: keep float32 copies of narrow weights in the optimizer.
+        wide_gradients: add up and average gradients in float32.
+        tensor_cores: let products of float32 round their inputs to TF32.
+    """
+
+    weights: torch.dtype | None = None
+    autocast: torch.dtype | None = None
+    masters: bool = True
+    wide_gradients: bool = False
+    tensor_cores: bool = False
+
+    @property
+    def scaled(self) -> bool:
+        """Whether gradients would vanish without a loss scale."""
+        return torch.float16 in (self.weights, self.autocast)
+
+
+PRECISIONS = {
+    "float32": Precision(),
+    "tf32": Precision(tensor_cores=True),
+    "fp16": Precision(autocast=torch.float16),
+    "bf16": Precision(autocast=torch.bfloat16),
+    "fp16-weights": Precision(weights=torch.float16),
+    "bf16-weights": Precision(weights=torch.bfloat16),
+    "bf16-weights-float32-gradients": Precision(
+        weights=torch.bfloat16, wide_gradients=True
+    ),
+    "pure-bf16": Precision(weights=torch.bfloat16, masters=False),
+}
+
+
+RECOMPUTE = ("none", "selective", "full")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How a step computes, whatever the layout.
 
     Args:
-        precision: `float32` leaves parameters as they are made, `bf16`
-            computes under autocast, `bf16-weights` has weights and gradients
-            in bfloat16 and float32 masters in the optimizer,
-            `bf16-weights-float32-gradients` adds the gradients of
-            micro-batches up, and averages them, in float32.
+        precision: one of `PRECISIONS`.
         clip: largest norm of the gradient, 0 for any.
         data_parallel: one of `workshop.parallel.data.ways.WAYS`.
         bucket_mib: size of a bucket of gradients in MiB.
         backend: compile each block by this backend of torch.compile.
+        recompute: one of `RECOMPUTE`: with `full` blocks keep their input
+            alone, with `selective` attention keeps q, k and v alone.
+        recompute_every: of every so many blocks one recomputes.
         ignored_targets: a target may be -100 and then counts in no loss,
             for which a step sends one number more over the copies.
     """
@@ -59,21 +94,13 @@ class Recipe:
     bucket_mib: float = 100.0
     backend: str | None = None
     ignored_targets: bool = False
+    recompute: str = "none"
+    recompute_every: int = 1
 
     @property
-    def autocast(self) -> bool:
-        """Whether products compute in bfloat16 on float32 weights."""
-        return self.precision == "bf16"
-
-    @property
-    def narrow_weights(self) -> bool:
-        """Whether the weights are in bfloat16."""
-        return self.precision.startswith("bf16-weights")
-
-    @property
-    def wide_gradients(self) -> bool:
-        """Whether gradients are wider than the weights."""
-        return self.precision == "bf16-weights-float32-gradients"
+    def kind(self) -> Precision:
+        """What the precision means."""
+        return PRECISIONS[self.precision]
 
 
 class Trainer(ABC):

@@ -23,13 +23,15 @@ class WholeModel:
     def forward_backward(
         self,
         micro_batches: list[MicroBatch],
-        bf16: bool = False,
+        autocast: torch.dtype | None = None,
         shares: Tensor | None = None,
+        scale: Tensor | None = None,
     ) -> Tensor:
         """Add up the gradients of the mean loss, and return it, a scalar.
 
-        With `bf16` the forward runs under autocast.  `shares` (m,) are the
-        micro-batches' in the mean; None weighs them alike.
+        The forward runs under `autocast` to that dtype.  `shares` (m,) are
+        the micro-batches' in the mean; None weighs them alike.  Gradients
+        are `scale` times as large as the loss says, a scalar.
         """
         each = 1 / len(micro_batches)
         device = micro_batches[0][0].device
@@ -38,12 +40,12 @@ class WholeModel:
             last = i == len(micro_batches)
             with nullcontext() if last else self.model.no_sync():
                 with torch.autocast(
-                    device.type, torch.bfloat16, enabled=bf16
+                    device.type, autocast, enabled=autocast is not None
                 ):
                     loss = self.model(tokens, targets)
                     share = each if shares is None else shares[i - 1]
                     part = weighed(loss, share)
-                part.backward()
+                part.backward(scale)
             total += part.detach()
         return total
 
@@ -51,7 +53,7 @@ class WholeModel:
     def forward(
         self,
         micro_batches: list[MicroBatch],
-        bf16: bool = False,
+        autocast: torch.dtype | None = None,
         shares: Tensor | None = None,
     ) -> Tensor:
         """Return the mean loss without computing gradients."""
@@ -59,7 +61,9 @@ class WholeModel:
         device = micro_batches[0][0].device
         total = self._zero(device)
         for i, (tokens, targets) in enumerate(micro_batches):
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with torch.autocast(
+                device.type, autocast, enabled=autocast is not None
+            ):
                 loss = self.model.module(tokens, targets)
             total += weighed(loss, each if shares is None else shares[i])
         return total

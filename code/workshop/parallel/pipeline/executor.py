@@ -122,8 +122,7 @@ class Pipeline:
     def reorder(self, schedule: Schedule) -> None:
         """Run another schedule from now on, with other micro-batches or not.
 
-        Stages and connections stay. Raises `UserError` as the constructor
-        does.
+        Raises `UserError` as the constructor does.
         """
         self.plans = {
             TRAINING: Plan(schedule, self.rank, self.p, self.v),
@@ -135,8 +134,9 @@ class Pipeline:
     def forward_backward(
         self,
         micro_batches: MicroBatches,
-        bf16: bool = False,
+        autocast: torch.dtype | None = None,
         shares: Tensor | None = None,
+        scale: Tensor | None = None,
     ) -> Tensor:
         """Accumulate the gradients of a step; return its mean loss.
 
@@ -144,37 +144,38 @@ class Pipeline:
             micro_batches: num_microbatches of (tokens, targets), both
                 (b, s), the same on every rank of the pipeline: the first
                 stage reads the tokens, the last one the targets.
-            bf16: compute under autocast to bfloat16.
+            autocast: compute under autocast to this dtype.
             shares: (m,) of the micro-batches in the mean; None weighs them
                 alike.
+            scale: of the gradients, a scalar; None is 1.
 
-        The loss is a scalar on every rank, the mean over the micro-batches.
-        On CUDA everything is only queued.
+        The loss is the mean over the micro-batches, on every rank.  On CUDA
+        everything is only queued.
 
         Raises:
             UserError: another number of micro-batches than the schedule's.
             PipelineStuck: a message did not arrive in time.
         """
-        return self._run(TRAINING, micro_batches, bf16, shares)
+        self.scale = scale
+        return self._run(TRAINING, micro_batches, autocast, shares)
 
     @torch.no_grad()
     def forward(
         self,
         micro_batches: MicroBatches,
-        bf16: bool = False,
+        autocast: torch.dtype | None = None,
         shares: Tensor | None = None,
     ) -> Tensor:
         """Return the mean loss of a step without computing gradients.
 
         The arguments and the errors are those of `forward_backward`.
         """
-        return self._run(EVALUATION, micro_batches, bf16, shares)
+        return self._run(EVALUATION, micro_batches, autocast, shares)
 
     def finish_gradients(self) -> None:
         """Sum the tied embedding's gradient over first and last stage.
 
-        Call it after the last backward pass, and after data parallelism has
-        averaged the gradients of the chunks.
+        Call it after data parallelism has averaged those of the chunks.
         """
         for chunk in self.chunks:
             weight = unwrapped(chunk).tied
@@ -184,8 +185,8 @@ class Pipeline:
     def trace_times(self) -> list[Timed]:
         """Return the last step's operations with their times in seconds.
 
-        Waiting for messages is not in them. On a GPU this waits for the
-        device. Times count from the start of the step.
+        Waiting for messages is not in them, and they count from the start of
+        the step. On a GPU this waits for the device.
         """
         return self.clock.times()
 
@@ -198,7 +199,7 @@ class Pipeline:
         self,
         kind: str,
         micro_batches: MicroBatches,
-        bf16: bool,
+        autocast: torch.dtype | None,
         shares: Tensor | None,
     ) -> Tensor:
         plan = self.plans[kind]
@@ -208,9 +209,9 @@ class Pipeline:
                 f"is for {plan.num_microbatches}: make the schedule for as "
                 "many as a step has"
             )
-        self.micro_batches, self.bf16 = micro_batches, bf16
+        self.micro_batches, self.autocast = micro_batches, autocast
         self.share, self.shares = 1 / plan.num_microbatches, shares
-        dtype = torch.bfloat16 if bf16 else self.dtype
+        dtype = autocast or self.dtype
         # A loss is never narrower than float32, whatever the weights are.
         self.loss = torch.zeros(
             (),
@@ -256,8 +257,9 @@ class Pipeline:
         training = torch.is_grad_enabled()
         if x is not None and training:
             x.requires_grad_()
+        narrow = self.autocast
         with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.bf16
+            self.device.type, narrow, enabled=narrow is not None
         ):
             output = self.chunks[operation.chunk](
                 tokens if x is None else x, targets if last else None
@@ -284,7 +286,9 @@ class Pipeline:
         x, edge = self.saved.pop(key)
         if edge is not None:
             with self._syncing(operation):
-                torch.autograd.backward(edge, gradient)
+                # The last stage's begins with the loss.
+                seed = self.scale if gradient is None else gradient
+                torch.autograd.backward(edge, seed)
         return None if x is None else x.grad
 
     def _syncing(self, operation: Operation) -> AbstractContextManager:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from workshop.errors import UserError
 from workshop.estimate.cut import shares_of
 from workshop.estimate.flops import matmul_flops_per_token
-from workshop.models.gpt import GPT, GPTConfig
+from workshop.models.gpt import GPT, GPTConfig, call
 
 
 class Costs(NamedTuple):
@@ -104,8 +104,10 @@ class Stage(nn.Module):
     Parameters keep their names in the dense model. The last stage, where it
     is not the first too, has a copy of a tied token embedding, so
     `embedding.token.weight` exists twice in a pipeline:
-    `Pipeline.finish_gradients` keeps both equal.
+    `Pipeline.finish_gradients` keeps both equal.  `run` is as in `GPT`.
     """
+
+    run = staticmethod(call)
 
     def __init__(
         self, model: GPT, blocks: range, first: bool, last: bool
@@ -146,7 +148,7 @@ class Stage(nn.Module):
         if self.first:
             x = self.embedding(x)
         for block in self.blocks.values():
-            x = block(x)
+            x = self.run(block, x)
         if self.last:
             tied = self.embedding.token.weight if self.config.tied else None
             x = self.head(x, tied, targets)

@@ -117,6 +117,11 @@ def check(config: GPTConfig, size: int, sequence_parallel: bool) -> None:
             f"parallel size {size}, and every rank takes whole heads: choose "
             f"a size that divides {config.heads}."
         )
+    if config.attention_dropout:
+        raise UserError(
+            "each rank has other heads, and would drop the same elements of "
+            "each: leave attention_dropout out under tensor parallelism"
+        )
     if sequence_parallel:
         check_sequence(config.sequence, size)
 
