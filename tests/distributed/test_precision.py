@@ -178,9 +178,32 @@ def smallest(rank: int, world: int, scale: float) -> float:
 
 
 def test_small_gradients_survive_by_the_scale(pool2: Pool) -> None:
-    without = pool2.run(smallest, 2.0**-12)[0]
+    without = pool2.run(smallest, 2.0**-16)[0]
     scaled = pool2.run(smallest, 2.0**10)[0]
     assert without > 0.2 and scaled < 0.01
+
+
+def eighth(rank: int, world: int, layout) -> str | list[float]:
+    """Train in 8 bits; return the losses, or what is said against it."""
+    try:
+        trainer = trainer_of(layout, "fp8")
+    except UserError as error:
+        return str(error)
+    with closing(trainer):
+        batches = Case(layout).batches(0, trainer.groups.at.dp)
+        return [trainer.step(batches, 1e-2)[0].item() for _ in range(4)]
+
+
+def test_eight_bits_in_the_layouts_that_have_whole_layers(
+    pool2: Pool,
+) -> None:
+    copies, (stages, _) = (
+        pool2.run(eighth, of(2, m=2, pp=p)) for p in (1, 2)
+    )
+    assert copies[0] == copies[1] and copies[0][-1] < copies[0][0]
+    assert stages == pytest.approx(copies[0], rel=1e-2)
+    refused = pool2.run(eighth, of(2, tp=2))
+    assert all("shared by tensor parallel ranks" in said for said in refused)
 
 
 def test_the_scale_grows_shrinks_and_ends() -> None:

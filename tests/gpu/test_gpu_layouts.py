@@ -12,6 +12,7 @@ LIMIT = 180
 
 ATTENTION = "--tensor-parallel-size 2"
 STAGES = "--pipeline-parallel-size 2"
+WIDE = "bf16-weights-float32-gradients"
 
 
 @pytest.mark.parametrize(("ranks", "layouts"), [(2, 6), (4, 16)])
@@ -56,18 +57,25 @@ def test_compiled_trainings_learn_as_two_copies_do(
     assert split == pytest.approx(copies, rel=2e-2)
 
 
-@pytest.mark.parametrize("flags", ["", f"{ATTENTION} --sequence-parallel"])
-def test_a_layout_trains_by_itself(launch, flags: str) -> None:
-    """In a fresh process, with what it loads alone; gradients in float32."""
+@pytest.mark.parametrize(
+    "flags",
+    [
+        f"--precision {WIDE}",
+        f"--precision {WIDE} {ATTENTION} --sequence-parallel",
+        "--precision fp8 --recompute full",
+        "--precision fp16 --attention core --recompute selective",
+        f"--precision fp16-weights --recompute full {STAGES}",
+    ],
+)
+def test_a_recipe_trains_by_itself(launch, flags: str) -> None:
+    """In a fresh process, with what it loads alone."""
     run = launch(
-        "workshop.lab1.pretrain_gpt", "--model", "mini", "--steps", "4",
+        "workshop.lab1.pretrain_gpt", "--model", "mini", "--steps", "6",
         "--micro-batch", "2", "--num-microbatches", "2", "--compile",
-        "--precision", "bf16-weights-float32-gradients",
-        "--warmup-steps", "2",
-        *flags.split(),
+        "--warmup-steps", "2", "--warmup", "0", *flags.split(),
     )  # fmt: skip
     losses = [event["loss"] for event in run.of("step")]
-    assert len(losses) == 4 and losses[-1] < losses[0]
+    assert len(losses) == 6 and losses[-1] < losses[0]
 
 
 def test_a_profile_shows_stages_memory_and_communication(launch) -> None:

@@ -78,6 +78,10 @@ def spread(module: GPT, groups: Groups, recipe: Recipe) -> Spread:
         if recipe.kind.wide_gradients:
             for parameter in chunk.parameters():
                 parameter.grad_dtype = torch.float32
+        if recipe.kind.fp8:
+            from workshop.training.fp8 import use_fp8
+
+            use_fp8(chunk)
         if recipe.backend is not None:
             compile_blocks(chunk, recipe.backend)
         if recipe.recompute != "none":

@@ -40,6 +40,7 @@ class Precision:
         masters: keep float32 copies of narrow weights in the optimizer.
         wide_gradients: add up and average gradients in float32.
         tensor_cores: let products of float32 round their inputs to TF32.
+        fp8: multiply inside blocks in 8 bits.
     """
 
     weights: torch.dtype | None = None
@@ -47,6 +48,7 @@ class Precision:
     masters: bool = True
     wide_gradients: bool = False
     tensor_cores: bool = False
+    fp8: bool = False
 
     @property
     def scaled(self) -> bool:
@@ -65,6 +67,7 @@ PRECISIONS = {
         weights=torch.bfloat16, wide_gradients=True
     ),
     "pure-bf16": Precision(weights=torch.bfloat16, masters=False),
+    "fp8": Precision(weights=torch.bfloat16, fp8=True),
 }
 
 
