@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -45,8 +46,8 @@ class Reports:
 
 
 def batches():
-    tokens = torch.arange(8 * 16 + 1)
-    return Batches(tokens, 8, Layout(micro_batch=1), 0, 1)
+    tokens = np.arange(8 * 16 + 1, dtype=np.uint16)
+    return Batches(tokens, sequence=8, micro_batch=1)
 
 
 @pytest.mark.parametrize("start", [0, 3])

@@ -138,12 +138,8 @@ class Batches:
                 # what its tokens are.
                 kept = targets.masked_fill(torch.tensor(beyond), IGNORED)
                 batches[i] = tokens, kept
-        if device.type != "cuda":
-            return batches
-        return [
-            (
-                tokens.pin_memory().to(device, non_blocking=True),
-                targets.pin_memory().to(device, non_blocking=True),
-            )
-            for tokens, targets in batches
-        ]
+        # One piece: to pin memory takes the host long, however little it is.
+        whole = torch.stack([torch.stack(pair) for pair in batches])
+        if device.type == "cuda":
+            whole = whole.pin_memory().to(device, non_blocking=True)
+        return [(tokens, targets) for tokens, targets in whole]

@@ -13,6 +13,10 @@ import torch
 from torch import Tensor
 
 
+BLOCK = 256
+"""Steps whose values share a piece of pinned memory."""
+
+
 @dataclass
 class Mark:
     """The end of a step on the device's time line, with its values."""
@@ -37,6 +41,7 @@ class StepClock:
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
+        self._rows: list[Tensor] = []
         self.restart()
 
     def restart(self) -> None:
@@ -49,11 +54,22 @@ class StepClock:
         if not self.cuda:
             self._last = time.perf_counter()
             return Mark(step, values, None, before, self._last)
-        # Without pinned memory the copy would wait for the device.
-        host = torch.empty_like(values, device="cpu", pin_memory=True)
+        host = self._pinned(values)
         host.copy_(values, non_blocking=True)
         self._last = self._event()
         return Mark(step, host, self._last, before, 0.0)
+
+    def _pinned(self, values: Tensor) -> Tensor:
+        """Return where to copy values to, so that no copy waits.
+
+        Out of a block for many steps: to pin memory takes the host long.
+        """
+        if not self._rows:
+            rows = torch.empty(
+                (BLOCK, *values.shape), dtype=values.dtype, pin_memory=True
+            )
+            self._rows = list(rows)
+        return self._rows.pop()
 
     def _event(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
