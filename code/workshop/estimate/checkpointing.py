@@ -36,22 +36,22 @@ def daly(dump, mtbf):
     return young(dump, mtbf) * (1 + sqrt(part) / 3 + part / 9) - dump
 
 
-def lost_share(interval, dump, mtbf, restart=0):
-    """Return the share of its time that a job loses, from 0 to 1.
+def overhead(interval, dump, mtbf, restart=0):
+    """Return the time that is lost for each unit of time computed.
 
     Without the approximations: the time that an interval takes is
     M exp(R / M) (exp((interval + dump) / M) - 1) on average (Daly 2006).
     """
     takes = mtbf * exp(restart / mtbf) * expm1((interval + dump) / mtbf)
-    return 1 - interval / takes
+    return takes / interval - 1
 
 
-def simulated_share(intervals, interval, dump, mtbf, restart, random):
-    """Return the share of its time that one simulated job loses.
+def simulated_overhead(intervals, interval, dump, mtbf, restart, random):
+    """Return what one simulated job loses for each unit computed.
 
     Args:
         intervals: how many intervals the job computes.
-        interval, dump, mtbf, restart: as in `lost_share`.
+        interval, dump, mtbf, restart: as in `overhead`.
         random: where failures come from, a `random.Random`.
     """
     now, fails = 0.0, random.expovariate(1 / mtbf)
@@ -62,4 +62,4 @@ def simulated_share(intervals, interval, dump, mtbf, restart, random):
             fails += random.expovariate(1 / mtbf)
             needs = restart + interval + dump
         now = begun + needs
-    return 1 - intervals * interval / now
+    return now / (intervals * interval) - 1

@@ -167,14 +167,14 @@ def check_interval(
 ) -> str:
     """Judge a function of δ (s), a node's MTBF (hours) and n nodes.
 
-    It returns Young's interval in seconds, and the share of the time that
-    the job then loses, to first order, from 0 to 1.
+    It returns Young's interval in seconds, and the seconds that are then
+    lost for each second of computing, to first order.
     """
     if answer is None:
         return MISSING
     for dump, hours, nodes in ((60, 5000, 1), (30, 4000, 64)):
         mtbf = mtbf_of(nodes, hours * 3600)
-        interval, share = answer(dump, hours, nodes)
+        interval, lost = answer(dump, hours, nodes)
         what = f"δ = {dump} s, {hours} h and {nodes} nodes"
         due = young(dump, mtbf)
         if not math.isclose(interval, due, rel_tol=1e-6):
@@ -184,9 +184,9 @@ def check_interval(
             elif math.isclose(interval, due * nodes**0.5, rel_tol=1e-6):
                 hint = "any of the nodes ends the job"
             return f"Not yet: the interval is wrong for {what}: {hint}."
-        if not math.isclose(share, dump / due + due / 2 / mtbf, rel_tol=1e-3):
+        if not math.isclose(lost, dump / due + due / 2 / mtbf, rel_tol=1e-3):
             return (
-                f"Not yet: the interval is right for {what}, and the share "
+                f"Not yet: the interval is right for {what}, and the loss "
                 "is not: saving costs time, and so does repeating."
             )
     return RIGHT
