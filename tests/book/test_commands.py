@@ -20,7 +20,7 @@ KNOWN = {
     "sinfo", "srun", "sbatch", "squeue", "scontrol", "scancel", "salloc",
     "sacct", "git", "cd", "cat", "ls", "export", "source", ".", "hostname",
     "nvidia-smi", "tail", "python", "torchrun", "make", "workshop", "exit",
-    "echo", "sudo", "python3",
+    "echo", "sudo", "python3", "py-spy", "seff", "torchfrtrace",
 }  # fmt: skip
 SMALL = {
     "workshop.lab1.pretrain_gpt": (

@@ -34,10 +34,6 @@ def submitted(script: str, folder: Path, name: str, *options: str) -> int:
     )
 
 
-def field(job_id: int, name: str) -> str:
-    return jobs.tasks(job_id)[0][name]
-
-
 @pytest.mark.parametrize("script", ["torchrun_node", "torchrun_nodes"])
 def test_a_signalled_job_resumes_bit_for_bit(
     script: str, tmp_path: Path, shell
@@ -52,13 +48,20 @@ def test_a_signalled_job_resumes_bit_for_bit(
         assert time.monotonic() < ends, log.read_text()
         time.sleep(0.1)
     assert shell(f"scancel --signal=USR1 {told}").returncode == 0
-    while field(told, "Restarts") == "0" or field(told, "JobState") != (
-        "PENDING"
+    held = {}
+    while (held.get("JobState"), held.get("Reason")) != (
+        "PENDING",
+        "BeginTime",
     ):
-        assert time.monotonic() < ends, log.read_text()
+        assert time.monotonic() < ends, (held, log.read_text())
         time.sleep(0.1)
-    # Slurm keeps what it queues again back for two minutes.
-    assert not shell(f"scontrol update JobId={told} StartTime=now").returncode
+        held = jobs.info(told)
+    assert held["Restarts"] == "1"
+    # It is held back for two minutes. A start that is asked for while the
+    # job is still COMPLETING is forgotten, and one in the very second in
+    # which it was ended is refused: "Job credential revoked".
+    soon = f"scontrol update JobId={told} StartTime=now+2"
+    assert shell(soon).returncode == 0
     assert jobs.wait(told, 300).state == "COMPLETED"
     said = log.read_text()
     assert "exit code 75" in said and "resuming after step" in said
