@@ -130,6 +130,18 @@ def mlp(x, a, b, bias, group, twice=False, early=False, enter=copy_to):
     return copy_to(z, name) if twice else z
 
 
+def uncut(x, a, b, bias, group):
+    return F.gelu(x @ a) @ b + bias
+
+
+def part_of_the_bias(x, a, b, bias, group):
+    return mlp(x, a, b, bias / group.size(), group, early=True)
+
+
+def bias_on_one_rank(x, a, b, bias, group):
+    return mlp(x, a, b, bias * (group.rank() == 0), group)
+
+
 def judge_layers(rank: int, world: int, answer) -> str:
     return exercises.check_layers(
         answer, dist.group.WORLD, torch.device("cpu")
@@ -143,12 +155,20 @@ def judge_layers(rank: int, world: int, answer) -> str:
         (partial(mlp, early=True), "Not yet: the output is not the dense"),
         (partial(mlp, twice=True), "Not yet: it is right, and sends more"),
         (partial(mlp, enter=unsummed), "Not yet: forward is right, and the"),
+        (uncut, "Not yet: the gradient of this rank's columns of A"),
+        (part_of_the_bias, "Not yet: all is right but the gradient of the"),
         (None, exercises.MISSING),
     ],
 )
 def test_two_layers_are_right_and_short(pool2: Pool, answer, says) -> None:
     for verdict in pool2.run(judge_layers, answer):
         assert verdict.startswith(says)
+
+
+def test_a_rank_that_is_right_waits_for_no_other(pool2: Pool) -> None:
+    first, second = pool2.run(judge_layers, bias_on_one_rank)
+    assert first.startswith("Not yet: forward is right")
+    assert second.startswith("Not yet: the output is not the dense")
 
 
 def symptoms(rank: int, world: int) -> dict:

@@ -1,7 +1,5 @@
 """The checks of chapter 03's exercises know right from wrong."""
 
-from itertools import product
-
 import pytest
 from fabricated import Fabricated, entry
 
@@ -22,15 +20,6 @@ def place(rank, t, d):
     return rank % t, rank // t % d, rank // (t * d)
 
 
-def balanced(layers, stages, head):
-    cuts = (
-        cut
-        for cut in product(range(1, layers + 1), repeat=stages)
-        if sum(cut) == layers
-    )
-    return min(cuts, key=lambda cut: max(*cut[:-1], cut[-1] + head))
-
-
 def sequential(p, m, rank):
     return [f"{kind}{i}" for i in range(m) for kind in "FB"]
 
@@ -49,6 +38,12 @@ def step(first, second, batches, scale=1, back=True, tied=True):
         whole = first.embedding.grad + second.embedding.grad
         first.embedding.grad = second.embedding.grad = whole
     return total
+
+
+def spoilt(first, second, batches, how):
+    loss = step(first, second, batches)
+    first.layer.weight.grad = how(first.layer.weight.grad)
+    return loss
 
 
 @pytest.mark.parametrize(
@@ -91,16 +86,16 @@ def step(first, second, batches, scale=1, back=True, tied=True):
             "share a place",
         ),
         (
-            exercises.check_cut,
-            balanced,
-            lambda layers, stages, head: [layers // stages] * stages,
-            "stage 1 of [12, 12] is the slowest",
+            exercises.check_schedule,
+            scheduled("1f1b"),
+            lambda p, m, rank: None,
+            "does not run the F and the B",
         ),
         (
-            exercises.check_cut,
-            balanced,
-            lambda layers, stages, head: [layers],
-            "[24] does not cut 24 layers into 2 stages",
+            exercises.check_rank_order,
+            place,
+            lambda rank, t, d: (rank % t, rank // t),
+            "a place is (tensor, data, stage)",
         ),
         (
             pipeline.check_pipeline_step,
@@ -125,6 +120,30 @@ def step(first, second, batches, scale=1, back=True, tied=True):
             step,
             lambda *given: step(*given) + 1,
             "the loss is not",
+        ),
+        (
+            pipeline.check_pipeline_step,
+            step,
+            lambda *given: spoilt(*given, lambda grad: -grad),
+            "not the dense one",
+        ),
+        (
+            pipeline.check_pipeline_step,
+            step,
+            lambda *given: print(step(*given)),
+            "returns no loss",
+        ),
+        (
+            exercises.check_profiles,
+            exercises.LAYOUTS,
+            dict(zip("abc", exercises.LAYOUTS.values(), strict=True)),
+            "one of dp2, tp2 and pp2",
+        ),
+        (
+            exercises.check_profiles,
+            exercises.LAYOUTS,
+            {**exercises.LAYOUTS, "A": None},
+            "one of dp2, tp2 and pp2",
         ),
         (
             exercises.check_profiles,

@@ -5,8 +5,7 @@ never the value that it waits for.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from math import ceil
+from collections.abc import Callable, Iterable, Mapping
 
 from workshop.errors import UserError
 from workshop.exercises.verdict import MISSING, RIGHT, judged
@@ -34,7 +33,7 @@ def check_schedule(
     if answer is None:
         return MISSING
     for p, m in ((2, 4), (4, 8), (4, 2)):
-        written = [list(answer(p, m, rank)) for rank in range(p)]
+        written = [_listed(answer(p, m, rank)) for rank in range(p)]
         for rank, names in enumerate(written):
             due = {f"{kind}{i}" for kind in "FB" for i in range(m)}
             if Counter(names) != Counter(due):
@@ -66,6 +65,11 @@ def check_schedule(
     return RIGHT
 
 
+def _listed(answer: Iterable | None) -> list:
+    """Return what a function gave as a list; nothing is an empty one."""
+    return [] if answer is None else list(answer)
+
+
 def check_rank_order(
     answer: Callable[[int, int, int], tuple[int, int, int]] | None,
 ) -> str:
@@ -78,7 +82,10 @@ def check_rank_order(
         return MISSING
     for t, d, p in ((2, 1, 2), (2, 2, 2), (4, 2, 3)):
         layout = Layout(tp=t, dp=d, pp=p)
-        places = [tuple(answer(rank, t, d)) for rank in range(t * d * p)]
+        places = [answer(rank, t, d) for rank in range(t * d * p)]
+        if any(len(_listed(place)) != 3 for place in places):
+            return "Not yet: a place is (tensor, data, stage)."
+        places = [tuple(place) for place in places]
         with_sizes = f"with t={t}, d={d} and p={p}"
         if len(set(places)) < len(places):
             return f"Not yet: {with_sizes} two ranks share a place."
@@ -97,40 +104,6 @@ def check_rank_order(
                         "fastest when the rank goes up by one?"
                     )
     return RIGHT
-
-
-def check_cut(answer: Callable[[int, int, float], list[int]] | None) -> str:
-    """Judge a function of the layers, the stages and the head's cost.
-
-    The cost is in layers, and the last stage bears it; the function
-    returns the layers of each stage. A cut is right when no other has a
-    slowest stage that is faster.
-    """
-    if answer is None:
-        return MISSING
-    for layers, stages, head in ((24, 2, 2.0), (24, 4, 2.0), (10, 3, 0.4)):
-        shares = list(answer(layers, stages, head))
-        if len(shares) != stages or sum(shares) != layers or min(shares) < 1:
-            return (
-                f"Not yet: {shares} does not cut {layers} layers into "
-                f"{stages} stages with a layer or more in each."
-            )
-        costs = [*shares[:-1], shares[-1] + head]
-        if max(costs) > _shortest(layers, stages, head) + 1e-9:
-            slowest = costs.index(max(costs))
-            return (
-                f"Not yet: stage {slowest} of {shares} is the slowest, with "
-                f"a head of {head:g}; another stage could take a layer."
-            )
-    return RIGHT
-
-
-def _shortest(layers: int, stages: int, head: float) -> float:
-    """Return the cost of the slowest stage in the best cut."""
-    return min(
-        max(ceil((layers - last) / (stages - 1)), last + head)
-        for last in range(1, layers - stages + 2)
-    )
 
 
 def anonymous_profiles(run: Run) -> str:

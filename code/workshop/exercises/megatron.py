@@ -29,19 +29,27 @@ def check_layers(
     """
     if answer is None:
         return MISSING
-    x, a, b, bias = _mlp_inputs(device)
-    due = torch.autograd.grad(_dense(x, a, b, bias).square().sum(), (x, a))
+    inputs = x, a, b, bias = _mlp_inputs(device)
+    dense = _dense(x, a, b, bias)
+    due = torch.autograd.grad(dense.square().sum(), inputs)
+    # Every rank runs all of it before any judges: one that stopped early
+    # would leave the others waiting for its message.
     with count() as ledger:
         z = answer(x, a, b, bias, group)
         forward = ledger.elements
-        if not torch.allclose(z, _dense(x, a, b, bias)):
-            return (
-                "Not yet: the output is not the dense one. What does every "
-                "rank add, and what should be added once?"
-            )
-        z.square().sum().backward()
+        if z is None:
+            return "Not yet: it returns nothing."
+        if z.requires_grad:
+            z.square().sum().backward()
+    if not torch.allclose(z, dense):
+        return (
+            "Not yet: the output is not the dense one. What does every "
+            "rank add, and what should be added once?"
+        )
     if forward > x.numel() or ledger.elements > 2 * x.numel():
         return "Not yet: it is right, and sends more than one sum each way."
+    if any(each.grad is None for each in inputs):
+        return "Not yet: forward is right, and an input has no gradient."
     ratio = (x.grad.norm() / due[0].norm()).item()
     if not torch.allclose(x.grad, due[0]):
         return (
@@ -50,9 +58,22 @@ def check_layers(
             "two functions sums in backward?"
         )
     rank, t = dist.get_rank(group), dist.get_world_size(group)
-    mine, whole = (g.chunk(t, dim=1)[rank] for g in (a.grad, due[1]))
-    if not torch.allclose(mine, whole):
-        return "Not yet: the gradient of this rank's columns of A is wrong."
+    for name, grad, whole, dim in (
+        ("columns of A", a.grad, due[1], 1),
+        ("rows of B", b.grad, due[2], 0),
+    ):
+        mine = torch.zeros_like(whole)
+        mine.chunk(t, dim)[rank].copy_(whole.chunk(t, dim)[rank])
+        if not torch.allclose(grad, mine):
+            return (
+                f"Not yet: the gradient of this rank's {name} is wrong, or "
+                "it computes with others too."
+            )
+    if not torch.allclose(bias.grad, due[3]):
+        return (
+            "Not yet: all is right but the gradient of the bias, which "
+            "every rank should add to the sum, whole."
+        )
     return RIGHT
 
 
@@ -144,10 +165,11 @@ def check_qkv_cut(
             total = torch.zeros_like(due)
             for rank in range(t):
                 rows = answer(dense.qkv.weight, heads, rank, t)
-                if tuple(rows.shape) != (3 * h // t, h):
+                shape = None if rows is None else tuple(rows.shape)
+                if shape != (3 * h // t, h):
                     return (
                         f"Not yet: rank {rank} of {t} got the shape "
-                        f"{tuple(rows.shape)}: it needs the rows of its "
+                        f"{shape}: it needs the rows of its "
                         "heads, for queries, keys and values."
                     )
                 total += _partial(dense, rows, x, rank, t)

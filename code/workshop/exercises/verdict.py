@@ -24,10 +24,14 @@ def judged(
     """
     if answer is None:
         return MISSING
-    if sorted(answer.values()) != sorted(due.values()):
+    if (
+        not isinstance(answer, Mapping)
+        or set(answer) != set(due)
+        or set(answer.values()) != set(due.values())
+    ):
         return f"Not yet: give each of A, B and C one of {choices}."
     for letter, name in due.items():
-        if answer.get(letter) != name:
+        if answer[letter] != name:
             told = hint.format(answer[letter], hints[answer[letter]])
             return f"Not yet: look at {letter} again. {told}"
     return RIGHT
