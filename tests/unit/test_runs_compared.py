@@ -18,3 +18,8 @@ def test_each_layout_stands_beside_all_gpus_alone() -> None:
     lines = table(Fabricated(summary)).splitlines()
     assert lines[2].split() == ["alone", "120.0", "100.0%", "43.0"]
     assert lines[3].split() == ["pp2", "90.0", "75.0%", "18.0", "25.0%"]
+    assert lines[1].split()[-1] == "imbalance"
+    plain = {k: v for k, v in summary.items() if "compute" not in k}
+    lines = table(Fabricated(plain)).splitlines()
+    assert lines[1].split()[-1] == "GiB"
+    assert lines[3].split() == ["pp2", "90.0", "75.0%", "18.0"]

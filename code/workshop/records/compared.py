@@ -2,7 +2,7 @@
 
 from workshop.records.values import Record, values
 
-HEAD = "         k tokens/s  of two alone   GiB  imbalance"
+HEAD = "         k tokens/s  of two alone   GiB"
 
 
 def table(run: Record) -> str:
@@ -14,14 +14,15 @@ def table(run: Record) -> str:
     pipeline of many small operations waits for it.
     """
     alone = run.summary["tokens_per_s{layout=alone}"]["median"]
-    lines = [f"{run.name}", HEAD]
+    profiled = any(key.startswith("compute_ms{") for key in run.summary)
+    lines = [f"{run.name}", HEAD + "  imbalance" * profiled]
     for labels, entry in values(run, "tokens_per_s"):
         layout, speed = labels["layout"], entry["median"]
         row = (
             f"{layout:9}{speed / 1e3:10.1f}{speed / alone:14.1%}"
             f"{max(_of_ranks(run, 'memory_gib', layout)):6.1f}"
         )
-        busy = _of_ranks(run, "compute_ms", layout)
+        busy = profiled and _of_ranks(run, "compute_ms", layout)
         if busy:
             beyond = max(busy) * len(busy) / sum(busy) - 1
             row += f"{beyond:11.1%}"
