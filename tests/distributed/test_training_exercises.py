@@ -3,7 +3,6 @@
 import re
 from fractions import Fraction
 from itertools import pairwise
-from math import ceil
 
 import pytest
 import torch
@@ -13,10 +12,6 @@ from pool import Pool
 from workshop import collectives
 from workshop.exercises import training as exercises
 from workshop.models.gpt import CONFIGS, GPT
-
-
-def accumulation(talk, batch, share):
-    return max(1, ceil(talk * (1 - share) / (share * batch) - 1e-9))
 
 
 def peak(c, b):
@@ -45,18 +40,6 @@ def exposed(compute, messages):
 @pytest.mark.parametrize(
     ("check", "right", "wrong", "hint"),
     [
-        (
-            exercises.check_accumulation,
-            accumulation,
-            lambda talk, batch, share: ceil(talk / batch),
-            "more than its share",
-        ),
-        (
-            exercises.check_accumulation,
-            accumulation,
-            lambda *each: accumulation(*each) + 1,
-            "one less as well",
-        ),
         (
             exercises.check_peak,
             peak,

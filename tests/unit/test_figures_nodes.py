@@ -1,7 +1,5 @@
 """Chapter 03's predictions and figures, from fabricated records."""
 
-import json
-
 import pytest
 from fabricated import Fabricated, entry
 
@@ -126,20 +124,3 @@ def test_bars_of_placements_add_up_and_a_long_one_is_cut(alone):
     assert ends[-1] > axis.get_xlim()[1]
     arrows = [text.get_text().endswith("→") for text in axis.texts]
     assert arrows == [False] * (len(names) - 1) + [True]
-
-
-def test_parts_of_a_step_fill_it(tmp_path):
-    for name, exposed in (("alone", 0.0), ("ddp", 20.0), ("overlapped", 5)):
-        folder = tmp_path / "artifacts" / name
-        folder.mkdir(parents=True)
-        profile = {
-            "step_ms": 200.0 + exposed,
-            "compute_ms": 190.0,
-            "exposed_communication_ms": exposed,
-            "idle_ms": 4.0,
-            "timeline": [],
-        }
-        (folder / "profile.json").write_text(json.dumps(profile))
-    (axis,) = figures.step_parts(Fabricated(folder=tmp_path)).axes
-    shown = [text.get_text() for text in axis.texts]
-    assert shown == ["200.0", "220.0", "205.0"]

@@ -1,14 +1,9 @@
 """The figures of a pipeline's sweep draw what its record holds."""
 
-import json
-
 import pytest
 from fabricated import Fabricated
 
-from workshop.errors import UserError
 from workshop.figures import sweep as figures
-from workshop.parallel.pipeline.schedule import make_schedule
-from workshop.parallel.pipeline.simulator import simulate
 
 
 def test_every_schedule_stands_beside_the_formula():
@@ -30,14 +25,3 @@ def test_every_schedule_stands_beside_the_formula():
     plain, chunked = axis.containers
     assert list(plain.lines[0].get_ydata()) == pytest.approx([48, 12])
     assert list(chunked.lines[0].get_ydata()) == pytest.approx([9])
-
-
-def test_the_trace_is_drawn_from_its_file(tmp_path):
-    run = Fabricated(folder=tmp_path)
-    with pytest.raises(UserError, match="has no pipeline trace"):
-        figures.trace(run)
-    timeline = simulate(make_schedule("1f1b", 2, 8), 1, 2)
-    (tmp_path / "artifacts").mkdir()
-    (tmp_path / figures.TRACE).write_text(json.dumps(timeline.rows()))
-    boxes = [len(axis.patches) for axis in figures.trace(run).axes]
-    assert sum(boxes) >= 2 * 2 * 2 * 8  # both, ranks, passes, micro-batches

@@ -28,40 +28,6 @@ from workshop.profiling.intervals import (
 EXACT = 1e-9
 
 
-def check_accumulation(
-    answer: Callable[[float, float, float], int] | None,
-) -> str:
-    """Judge a function of all-reduce s, micro-batch s and a share.
-
-    It returns the fewest micro-batches a step with which a naive average
-    takes at most that share of the step.
-    """
-    if answer is None:
-        return MISSING
-
-    def share_of(talk: float, batch: float, m: int) -> float:
-        return talk / (talk + m * batch)
-
-    for talk, batch, share in (
-        (0.9, 0.25, 0.1), (0.01, 0.25, 0.5), (0.6, 0.3, 0.1)
-    ):  # fmt: skip
-        m = answer(talk, batch, share)
-        case = f"Not yet: with {talk:g} s, {batch:g} s and {share:g}, "
-        if m < 1 or m != int(m):
-            return f"{case}{m} is no number of micro-batches."
-        if share_of(talk, batch, m) > share + EXACT:
-            return (
-                f"{case}{m} leave the all-reduce more than its share: write "
-                "the share of a step with m of them, and solve for m."
-            )
-        if m > 1 and share_of(talk, batch, m - 1) <= share + EXACT:
-            return (
-                f"{case}{m} are enough, and one less as well: is a quotient "
-                "that should be whole a digit above it in floating point?"
-            )
-    return RIGHT
-
-
 def check_peak(answer: Callable[[GPTConfig, int], float] | None) -> str:
     """Judge a function of a GPT's configuration and a micro-batch.
 

@@ -89,13 +89,11 @@ def spans(
     colour: str,
     label: str,
     height: float = 0.84,
-    filled: bool = True,
 ) -> None:
-    """Draw the (begin, length) of a lane around `y`, filled or as boxes."""
+    """Draw the (begin, length) of a lane around `y`."""
     lane = axis.broken_barh(
         [tuple(time) for time in times], (y - height / 2, height),
-        facecolor=colour if filled else "none", edgecolor=colour,
-        linewidth=0 if filled else 1.4, label=label,
+        facecolor=colour, linewidth=0, label=label,
     )  # fmt: skip
     lane.sticky_edges.x.append(0)
 

@@ -1,8 +1,10 @@
-"""Figures of chapter 03: predicted layouts, and the parts of a step.
+"""Figures of chapter 03: predicted layouts.
 
 The predictions start from records: the step of one GPU, and the all-reduce
 of a link. Whatever a label calls predicted was not measured.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,9 +12,6 @@ from matplotlib.figure import Figure
 from workshop.estimate import communication
 from workshop.figures import style
 from workshop.figures.bars import rows, stack, write
-from workshop.figures.estimate import STEP, parts_ms
-from workshop.figures.profile import IN_STEP, PARTS, parts
-from workshop.figures.recorded import ranks_of
 from workshop.layout import Layout
 from workshop.records.predict.layouts import (
     SEQUENCES,
@@ -26,11 +25,28 @@ from workshop.records.values import Record
 
 NETWORKS = (25, 100, 400)
 """Speeds of network cards in Gb/s."""
-WAYS = {
-    "alone": "no communication",
-    "ddp": "torch's DDP",
-    "overlapped": "ours, copy engines",
+
+
+STEP = {
+    "compute": style.BLUE,
+    "optimizer": style.GREEN,
+    "bubble": style.PURPLE,
+    "communication": style.ORANGE,
 }
+
+
+def parts_ms(predicted: Mapping[str, float]) -> dict[str, float]:
+    """Return the ms of `STEP` that `estimate.time.step_time` predicts."""
+    sums = {
+        "compute": ("compute", "contention"),
+        "optimizer": ("optimizer",),
+        "bubble": ("bubble", "imbalance"),
+        "communication": ("tp", "pp", "dp"),
+    }
+    return {
+        part: 1e3 * sum(predicted[key] for key in keys)
+        for part, keys in sums.items()
+    }
 
 
 def over_bandwidth(alone: Record, inside: Record, between: Record) -> Figure:
@@ -135,20 +151,4 @@ def placements(alone: Record, inside: Record, between: Record) -> Figure:
             (min(end, limit) for end in ends),
         )
         axis.axvline(ideal, color=style.TEXT, linestyle=":", linewidth=1.2)
-    return figure
-
-
-def step_parts(run: Record) -> Figure:
-    """Draw what a step is made of, for three ways to average gradients.
-
-    Args:
-        run: the record of `lab1/compare-data-parallel`.
-    """
-    steps = [
-        parts(ranks_of(run, f"artifacts/{name}/profile.json")[0])
-        for name in WAYS
-    ]
-    with rows(list(WAYS.values()), IN_STEP, height=0.37) as (figure, axis):
-        ends = stack(axis, steps, PARTS)
-        write(axis, (f"{end:.1f}" for end in ends), ends)
     return figure

@@ -1,21 +1,15 @@
-"""Figures of pipelines: schedules, and what a run made of them.
+"""Schedules of pipelines, drawn from their operations.
 
 A box is an operation with the number of its micro-batch, a row is a rank,
-and a gap is the bubble. Both the simulated schedule and the executed trace
-are drawn from the operations themselves.
+and a gap is the bubble.
 """
 
-import json
-from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
-from statistics import median
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from workshop.errors import UserError
 from workshop.figures import style
 from workshop.parallel.pipeline.schedule import (
     BACKWARD,
@@ -25,7 +19,6 @@ from workshop.parallel.pipeline.schedule import (
 )
 from workshop.parallel.pipeline.simulator import simulate
 from workshop.parallel.pipeline.timeline import Timeline
-from workshop.records.values import Record
 
 COLOURS = {FORWARD: style.BLUE, BACKWARD: style.GREEN}
 NAMES = {FORWARD: "forward", BACKWARD: "backward"}
@@ -48,81 +41,6 @@ def schedule_diagram(
         v = chunks_of(schedule)
         timelines[name] = simulate(schedule, 1 / v, 2 / v)
     return draw(timelines, "time (one forward pass of a stage = 1)")
-
-
-def executed_beside_simulated(schedule: Schedule, trace: Timeline) -> Figure:
-    """Draw an executed step and, below it, what the schedule promises.
-
-    Args:
-        schedule: what the ranks were given.
-        trace: of all ranks in seconds, their clocks aligned
-            (`Pipeline(align=True)`, `Pipeline.trace_times`).
-
-    The simulation takes the median time of the forward and of the backward
-    passes of each stage from the trace, so it shows the bubble that those
-    stages cannot avoid; what the trace has beyond it is communication and
-    irregularity.
-
-    Raises:
-        UserError: the trace is of another schedule.
-    """
-    if [[t.operation for t in r] for r in trace.ranks] != schedule:
-        raise UserError(
-            "the trace holds other operations than the schedule: draw a "
-            "trace beside the schedule that it was recorded with"
-        )
-    began = trace.start
-    shown = Timeline(
-        [
-            [
-                timed._replace(
-                    start=1e3 * (timed.start - began),
-                    end=1e3 * (timed.end - began),
-                )
-                for timed in operations
-            ]
-            for operations in trace.ranks
-        ]
-    )
-    costs = stage_costs(shown, chunks_of(schedule))
-    promised = simulate(schedule, costs[FORWARD], costs[BACKWARD])
-    return draw({"executed": shown, "simulated": promised}, "time (ms)")
-
-
-def recorded_beside_simulated(run: Record, artifact: str) -> Figure:
-    """Draw a recorded step beside the simulation of its schedule.
-
-    Args:
-        run: the run.
-        artifact: a file of its folder with `Timeline.rows()` in seconds.
-
-    Raises:
-        UserError: the run has no such file.
-    """
-    try:
-        text = (Path(run.folder) / artifact).read_text(encoding="utf-8")
-        trace = Timeline.from_rows(json.loads(text))
-    except (OSError, ValueError, TypeError):
-        raise UserError(
-            f"the run {run.name} has no pipeline trace {artifact}: record "
-            "it again with one"
-        ) from None
-    schedule = [[timed.operation for timed in r] for r in trace.ranks]
-    return executed_beside_simulated(schedule, trace)
-
-
-def stage_costs(timeline: Timeline, v: int) -> dict[str, list[float]]:
-    """Return the median time of each kind of pass, stage by stage."""
-    p = len(timeline.ranks)
-    times = defaultdict(list)
-    for rank, operations in enumerate(timeline.ranks):
-        for operation, start, end in operations:
-            stage = operation.chunk * p + rank
-            times[operation.kind, stage].append(end - start)
-    return {
-        kind: [median(times[kind, stage]) for stage in range(p * v)]
-        for kind in (FORWARD, BACKWARD)
-    }
 
 
 def draw(timelines: Mapping[str, Timeline], unit: str) -> Figure:

@@ -22,14 +22,6 @@ class Lane(BaseModel):
     spans: list[Span]
 
 
-class Memory(BaseModel):
-    """What `profiling.memory_timeline` kept."""
-
-    points: list[Span]
-    peak_gib: float
-    from_zero: bool
-
-
 class Rank(BaseModel):
     """One rank's step; what older profiles do not have has a default."""
 
@@ -38,10 +30,7 @@ class Rank(BaseModel):
     exposed_communication_ms: float
     idle_ms: float
     timeline: list[Lane]
-    offset_ms: float = 0.0
     groups: dict[str, float] = {}
-    ranges: list[tuple[str, float, float]] = []
-    memory: Memory | None = None
 
 
 class Profile(BaseModel):

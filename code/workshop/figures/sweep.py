@@ -4,17 +4,10 @@ from matplotlib.figure import Figure
 
 from workshop.estimate.pipeline import bubble_over_total
 from workshop.figures import style
-from workshop.figures.pipeline import recorded_beside_simulated
 from workshop.records.values import Record, values
 
-TRACE = "artifacts/1f1b-m4.json"
 CHUNKS = 2
 NAMES = {"1f1b": "1F1B", "eager-1f1b": "eager 1F1B", "gpipe": "GPipe"}
-
-
-def trace(run: Record) -> Figure:
-    """Draw the recorded step of 1F1B with 4 micro-batches, and simulated."""
-    return recorded_beside_simulated(run, TRACE)
 
 
 def bubbles(run: Record) -> Figure:
