@@ -10,6 +10,7 @@ from estimate_cases import kept_bytes
 from workshop.estimate.memory import (
     DEVICES,
     LIBRARY,
+    STATES,
     activation_bytes,
     fits,
     head_bytes,
@@ -26,6 +27,7 @@ from workshop.models.gpt import CONFIGS, GPT, GPTConfig, compile_blocks
 from workshop.parallel.pipeline.schedule import make_schedule
 from workshop.records.load import load
 from workshop.training.optimizer import make_optimizer
+from workshop.training.trainer import PRECISIONS
 
 GPT_1_3B = asdict(CONFIGS["gpt-1.3b"])
 H200 = DEVICES["NVIDIA H200"]
@@ -53,13 +55,13 @@ def test_activations_of_a_layer_and_of_the_head(dtype, batch, compiled):
     assert predicted == pytest.approx(kept, abs=8)
 
 
-@pytest.mark.parametrize("precision", ["bf16-weights", "float32"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_states_equal_those_of_the_optimizer(precision):
-    config = GPTConfig(2, 32, 2, 16, 64)
-    model = GPT(config)
-    if precision == "bf16-weights":
-        model.bfloat16()
-    optimizer = make_optimizer(model, 1e-3)
+    config, kind = GPTConfig(2, 32, 2, 16, 64), PRECISIONS[precision]
+    model = GPT(config).to(kind.weights or torch.float32)
+    for parameter in model.parameters() if kind.wide_gradients else ():
+        parameter.grad_dtype = torch.float32
+    optimizer = make_optimizer(model, 1e-3, masters=kind.masters)
     tokens = torch.zeros(1, 16, dtype=torch.int64)
     model(tokens, tokens).backward()
     optimizer.step()
@@ -73,7 +75,13 @@ def test_states_equal_those_of_the_optimizer(precision):
         for value in optimizer.state[p].values()
         if torch.is_tensor(value) and value.dim()
     )
-    assert sum(held.values()) == 16 * sum(p.numel() for p in weights)
+    each = sum(held.values()) / sum(p.numel() for p in weights)
+    others = {"pure-bf16": 8, "bf16-weights-float32-gradients": 18}
+    assert each == others.get(precision, 16)
+
+
+def test_every_precision_of_the_trainer_has_its_states() -> None:
+    assert STATES.keys() == PRECISIONS.keys()
 
 
 @pytest.mark.parametrize(

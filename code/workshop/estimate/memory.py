@@ -9,18 +9,22 @@ Parameters and states are exact; activations follow Korthikanti et al. 2022
 from workshop.estimate.pipeline import held_at_backwards
 from workshop.estimate.stages import chunks_of, rank_parameters
 
-# Bytes of a parameter: weights, gradients and optimizer states of AdamW.
-# bf16-weights keeps float32 masters besides the two moments: 16 bytes in
-# all, the 16 of Rajbhandari et al. 2019 (arXiv 1910.02054), section 3.1.
+# Bytes of a parameter: weights, gradients and optimizer states of AdamW, in
+# every precision of the trainer.  Narrow weights have float32 masters besides
+# the two moments: 16 bytes in all, the 16 of Rajbhandari et al. 2019 (arXiv
+# 1910.02054), section 3.1; with gradients in float32 Megatron's 18.
+WIDE = {"weights": 4, "gradients": 4, "optimizer": 8}
+MASTERS = {"weights": 2, "gradients": 2, "optimizer": 12}
 STATES = {
-    "bf16-weights": {"weights": 2, "gradients": 2, "optimizer": 12},
-    "bf16-weights-float32-gradients": {
-        "weights": 2,
-        "gradients": 4,
-        "optimizer": 12,
-    },
-    "bf16": {"weights": 4, "gradients": 4, "optimizer": 8},
-    "float32": {"weights": 4, "gradients": 4, "optimizer": 8},
+    "float32": WIDE,
+    "tf32": WIDE,
+    "fp16": WIDE,
+    "bf16": WIDE,
+    "fp16-weights": MASTERS,
+    "bf16-weights": MASTERS,
+    "bf16-weights-float32-gradients": {**MASTERS, "gradients": 4},
+    "pure-bf16": {"weights": 2, "gradients": 2, "optimizer": 4},
+    "fp8": MASTERS,
 }
 
 # cuBLAS keeps 32 MiB on a Hopper GPU for each thread that multiplies: the
@@ -174,7 +178,7 @@ def rank_bytes(
     Where activations are few it lies behind the last backward.
     """
     states = state_bytes(model, layout, stage, precision)
-    element_bytes = 4 if precision == "float32" else 2
+    element_bytes = 4 if precision in ("float32", "tf32") else 2
     kept = activation_bytes(model, layout, stage, element_bytes, compiled)
     gradients = states["gradients"]
     live = buckets or layout.num_microbatches > 1
