@@ -3,14 +3,18 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from pretrain_runs import STEPS, pretrain, values
 
+from workshop.errors import UserError
 from workshop.job import stop
 from workshop.job.launch import Job
+from workshop.training import checkpoint
+from workshop.training.checkpoints import Checkpoints
 from workshop.training.layout_trainer import LayoutTrainer
 
 TOLD = 2  # the step in which a rank is told
@@ -50,6 +54,24 @@ def test_one_rank_is_told_and_all_stop_and_resume(pool2, tmp_path, told, by):
     assert os.listdir(tmp_path / "kept") == [f"step-{last:08d}"]
     resumed = pool2.run(pretrain, folder, *kept, "--resume")[0]
     assert values(resumed) == values(whole)
+
+
+def elsewhere(rank, world, folder):
+    own = Path(folder) / str(rank)
+    if rank == 0:
+        checkpoint.save(own, 3, {}, {})
+    job = Job(rank, world, torch.device("cpu"))
+    try:
+        Checkpoints(None, job, None, own, {}).resume()
+    except UserError as error:
+        return str(error)
+
+
+def test_a_folder_that_nodes_do_not_share_is_refused_by_all(pool2, tmp_path):
+    said = pool2.run(elsewhere, str(tmp_path))
+    for each in said:
+        assert "rank 0 sees step-00000003 and rank 1 nothing" in each
+        assert "a folder that all nodes share" in each
 
 
 def test_the_first_rank_that_was_told_says_for_all(monkeypatch):

@@ -80,7 +80,7 @@ def test_a_model_learns_as_in_bfloat16(compiled: bool) -> None:
         torch.manual_seed(1)
         model = GPT(CONFIG).bfloat16()
         if narrow:
-            use_fp8(model)
+            use_fp8(model, 16)
         if compiled:
             torch.compiler.reset()
             for block in model.blocks:
@@ -104,10 +104,12 @@ def test_a_model_learns_as_in_bfloat16(compiled: bool) -> None:
 
 def test_what_cannot_be_multiplied_is_refused() -> None:
     with pytest.raises(UserError, match="no multiple of 16 each way"):
-        use_fp8(GPT(GPTConfig(1, 24, 2, 16, 48)))
+        use_fp8(GPT(GPTConfig(1, 24, 2, 16, 48)), 16)
+    with pytest.raises(UserError, match="a micro-batch of 24 tokens"):
+        use_fp8(GPT(CONFIG), 24)
     model = GPT(CONFIG)
     for block in model.blocks:
         block.attention.qkv = block.attention.output = nn.Identity()
         block.mlp = nn.Identity()
     with pytest.raises(UserError, match="choose another --precision"):
-        use_fp8(model)
+        use_fp8(model, 16)

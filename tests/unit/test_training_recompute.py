@@ -89,6 +89,15 @@ def test_a_frozen_input_leaves_the_parameters_their_gradients() -> None:
     assert len(mine) > 30 and equal(mine, gradients(plain))
 
 
+def test_a_block_without_anything_to_learn_is_passed_over() -> None:
+    plain, again = model(), model()
+    for gpt in (plain, again):
+        gpt.embedding.requires_grad_(False)
+        gpt.blocks[0].requires_grad_(False)
+    recompute(again, "full")
+    assert equal(gradients(again), gradients(plain))
+
+
 def test_autocast_is_that_of_the_first_run() -> None:
     def under(gpt: GPT) -> list[Tensor]:
         with torch.autocast("cpu", torch.bfloat16):

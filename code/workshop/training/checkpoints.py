@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from workshop.job.launch import Job, together
+from workshop.job.launch import AgreedError, Job, together
 from workshop.layout import Layout
 from workshop.training import checkpoint
 from workshop.training.trainer import Trainer
@@ -73,10 +73,11 @@ class Checkpoints:
 
         In another layout than it was saved in, random numbers (dropout)
         start anew; the rest goes on unchanged.  Raises `UserError` on all
-        ranks when the checkpoint is damaged, of another model, or of other
-        batches than these, some of which would come twice and some never.
+        ranks when the checkpoint is damaged, not the one that each rank
+        sees, of another model, or of other batches than these, some of which
+        would come twice and some never.
         """
-        newest = checkpoint.latest(self.folder)
+        newest = self._latest()
         if newest is None:
             return 0, 0
 
@@ -89,6 +90,19 @@ class Checkpoints:
         if state["layout"] == self._layout():
             self._set_random(state["random"][self.job.rank])
         return step, state["sequences"]
+
+    def _latest(self) -> Path | None:
+        newest = together(lambda: checkpoint.latest(self.folder))
+        seen: list[str | None] = [None] * self.job.world_size
+        dist.all_gather_object(seen, newest.name if newest else None)
+        for rank, name in enumerate(seen):
+            if name != seen[0]:
+                raise AgreedError(
+                    f"in {self.folder} rank 0 sees {seen[0] or 'nothing'} "
+                    f"and rank {rank} {name or 'nothing'}: name a folder "
+                    "that all nodes share, then resume"
+                )
+        return newest
 
     def _layout(self) -> dict[str, Any]:
         values = self.layout.as_dict()

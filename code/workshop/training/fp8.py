@@ -81,12 +81,16 @@ class Linear(nn.Linear):
         return y.unflatten(0, x.shape[:-1])
 
 
-def use_fp8(chunk: nn.Module) -> None:
+def use_fp8(chunk: nn.Module, rows: int) -> None:
     """Let the linear layers of a model's or a stage's blocks use 8 bits.
 
+    Args:
+        chunk: with `blocks`.
+        rows: tokens of a micro-batch.
+
     Raises:
-        UserError: they are shared by tensor parallel ranks, their sizes do
-            not fit, or the GPU has no such products.
+        UserError: they are shared by tensor parallel ranks, their sizes or
+            the micro-batch do not fit, or the GPU has no such products.
     """
     layers = [m for m in chunk.blocks.modules() if type(m) is nn.Linear]
     if not layers:
@@ -103,6 +107,12 @@ def use_fp8(chunk: nn.Module) -> None:
                 f"{name} has no products of 8 bits, Ada and Hopper have "
                 "them: choose another --precision"
             )
+    if rows % MULTIPLE:
+        raise UserError(
+            f"a micro-batch of {rows} tokens is no multiple of {MULTIPLE}, "
+            "as products in 8 bits need it: choose another --micro-batch or "
+            "--precision"
+        )
     for layer in layers:
         if any(size % MULTIPLE for size in layer.weight.shape):
             raise UserError(

@@ -57,7 +57,8 @@ class Recomputed(torch.autograd.Function):
             _set_random_state(ctx.random, ctx.device)
             with torch.enable_grad(), torch.autocast(**ctx.autocast):
                 y = ctx.block(x)
-        torch.autograd.backward(y, gradient)
+        if y.requires_grad:
+            torch.autograd.backward(y, gradient)
         return None, x.grad, None
 
 

@@ -81,7 +81,7 @@ def spread(module: GPT, groups: Groups, recipe: Recipe) -> Spread:
         if recipe.kind.fp8:
             from workshop.training.fp8 import use_fp8
 
-            use_fp8(chunk)
+            use_fp8(chunk, layout.micro_batch * config.sequence)
         if recipe.backend is not None:
             compile_blocks(chunk, recipe.backend)
         if recipe.recompute != "none":
