@@ -182,7 +182,9 @@ class TwoBuckets(Reducer):
             bucket = torch.cat([p.grad.flatten() for p in self.waiting])
             collectives.all_reduce(bucket, self.group)
             sizes = [p.numel() for p in self.waiting]
-            for p, mean in zip(self.waiting, bucket.split(sizes), strict=True):
+            for p, mean in zip(
+                self.waiting, bucket.split(sizes), strict=True
+            ):
                 p.grad.copy_(mean.view_as(p) / self.ranks)
             self.waiting = ()
 

@@ -46,7 +46,9 @@ def by_order_of(*links):
     """Return an answer that believes in an order of links, best first."""
 
     def known(link):
-        return next(i for i, each in enumerate(links) if link.startswith(each))
+        return next(
+            i for i, each in enumerate(links) if link.startswith(each)
+        )
 
     return lambda matrix: min(
         WAYS, key=lambda way: max(known(matrix[i][j]) for i, j in way)

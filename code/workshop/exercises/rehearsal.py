@@ -24,6 +24,7 @@ PLAYED = (
 )
 PATIENCE_S = 5
 ALONE = "torchrun: the launcher of the other node did not come"
+LABEL = ("-l", "--label")
 FLAGS = frozenset(
     "-l --label -K --kill-on-bad-exit -O --overcommit --overlap --exact "
     "--exclusive --pty -u --unbuffered -Q --quiet -s --oversubscribe".split()
@@ -128,6 +129,7 @@ def options(words: list[str]) -> tuple[dict[str, str], list[str]]:
         word = words.pop(0)
         name, equals, value = word.partition("=")
         if name in FLAGS:
+            asked |= {"label": "yes"} if name in LABEL else {}
             continue
         if word[:2] in SHORT and word[2:3] != "":
             name, value = word[:2], word[2:].removeprefix("=")
@@ -177,7 +179,11 @@ def srun(words: list[str]) -> int:
         env |= {"SLURM_NTASKS": str(len(tasks))}
         env |= {"SLURM_GPUS_ON_NODE": str(GPUS)}
         env.setdefault("SLURM_JOB_ID", "1")
-        done = subprocess.run(command, env=env, check=False)
+        done = subprocess.run(
+            command, env=env, check=False, text=True, stdout=subprocess.PIPE
+        )
+        for line in done.stdout.splitlines(keepends=True):
+            print(f"{rank}: {line}" if "label" in asked else line, end="")
         codes.append(done.returncode)
     return max(codes)
 
