@@ -37,6 +37,32 @@ def exposed(compute, messages):
     )
 
 
+def last_end(before, end):
+    """Forget that an earlier span may end later."""
+    return end
+
+
+def by_merging(compute, messages, later, sort=sorted):
+    """Join what overlaps, then subtract what lies under compute."""
+
+    def merge(spans):
+        joined = []
+        for begin, end in sort(spans):
+            if joined and begin <= joined[-1][1]:
+                joined[-1][1] = later(joined[-1][1], end)
+            else:
+                joined.append([begin, end])
+        return joined
+
+    kernels, talk = merge(compute), merge(messages)
+    under = sum(
+        max(0, min(end, b) - max(begin, a))
+        for begin, end in talk
+        for a, b in kernels
+    )
+    return sum(end - begin for begin, end in talk) - under
+
+
 @pytest.mark.parametrize(
     ("check", "right", "wrong", "hint"),
     [
@@ -47,6 +73,26 @@ def exposed(compute, messages):
             "too much",
         ),
         (exercises.check_peak, peak, lambda c, b: peak(c, b) / 3, "too litt"),
+        (
+            exercises.check_peak,
+            peak,
+            lambda c, b: peak(c, b) - 4 * b * c.sequence * c.hidden,
+            "too little for gpt2-small",
+        ),
+        (
+            exercises.check_exposed,
+            exposed,
+            lambda compute, messages: by_merging(compute, messages, last_end),
+            "inside another",
+        ),
+        (
+            exercises.check_exposed,
+            exposed,
+            lambda compute, messages: by_merging(
+                compute, messages, max, sort=list
+            ),
+            "in no order",
+        ),
         (
             exercises.check_exposed,
             exposed,
@@ -107,6 +153,42 @@ class AtTheEnd(Reducer):
             self.send(parameter)
 
 
+class AtTheLastGradient(AtTheEnd):
+    """Sends all from a hook, which is the last one: nothing overlaps."""
+
+    def __init__(self, module, group):
+        super().__init__(module, group)
+        self.missing = len(list(module.parameters()))
+        for parameter in module.parameters():
+            parameter.register_post_accumulate_grad_hook(self.arrive)
+
+    def arrive(self, parameter):
+        self.missing -= 1
+        if not self.missing:
+            super().finish()
+
+    def finish(self):
+        pass
+
+
+class TwoBuckets(Reducer):
+    """Sends when four gradients are there: an honest answer as well."""
+
+    waiting = ()
+
+    def send(self, parameter):
+        self.waiting = (*self.waiting, parameter)
+        if len(self.waiting) == 4:
+            bucket = torch.cat([p.grad.flatten() for p in self.waiting])
+            collectives.all_reduce(bucket, self.group)
+            sizes = [p.numel() for p in self.waiting]
+            for p, mean in zip(
+                self.waiting, bucket.split(sizes), strict=True
+            ):
+                p.grad.copy_(mean.view_as(p) / self.ranks)
+            self.waiting = ()
+
+
 class Twice(Reducer):
     def finish(self):
         collectives.all_reduce(torch.zeros(1), self.group)
@@ -123,7 +205,9 @@ def judge_reducer(rank: int, world: int, answer) -> str:
     [
         (Reducer, exercises.RIGHT),
         (Sums, "its norm is 2 times"),
+        (TwoBuckets, exercises.RIGHT),
         (AtTheEnd, "no message had left"),
+        (AtTheLastGradient, "all messages leave at once"),
         (Twice, "more messages than gradients"),
         (None, exercises.MISSING),
     ],

@@ -45,6 +45,11 @@ def nowhere(monkeypatch) -> None:
         ("srun -N2 hostname", "a number and a name"),
         ("srun -N3 hostname", "Node count"),
         ("true", "0 lines"),
+        ("srun -N2 --label hostname | tr -d : | sort", None),
+        (
+            'srun -N2 bash -c "echo $SLURM_NODEID $SLURMD_NODENAME" | sort',
+            "the lines are empty",
+        ),
     ],
 )
 def test_a_command_is_judged_by_what_it_does(text, hint) -> None:

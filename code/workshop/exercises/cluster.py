@@ -4,6 +4,7 @@ An answer of None is one that was not given yet.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import isclose
 
 from workshop.bench.links.fit import Fit
@@ -47,6 +48,8 @@ def check_bucket_time(
         (one, 15, "four equal tensors and room for three"),
         ([9, 1, 1], 4, "a first tensor beyond the limit, then small ones"),
         ([3, 3, 1, 3], 6, "tensors that fill a bucket exactly, in order"),
+        ([3, 4, 3], 6, "a bucket with room left that a tensor did not fit"),
+        ([1, 9, 1], 4, "a tensor beyond the limit between small ones"),
     )
     for sizes, limit, what in cases:
         told = answer(list(sizes), limit, *link)
@@ -89,7 +92,7 @@ def check_pairs(
         ("SYS NODE PHB PXB PIX SYS", "no NVLink and every way over PCIe"),
         ("NV12 NV4 PHB PHB NV4 SYS", "a fast pair whose others are far"),
     )
-    for text, what in cases:
+    for text, what in (*cases, *_neighbours()):
         matrix = _matrix(text.split())
         pairs = answer(matrix)
         members = sorted(gpu for pair in pairs for gpu in pair)
@@ -103,6 +106,19 @@ def check_pairs(
         if slower < best:
             return f"Not yet: with {what}, a pair meets over a slower link."
     return RIGHT
+
+
+def _neighbours() -> list[tuple[str, str]]:
+    """Return a case for every two links that follow in the order.
+
+    The worse one joins the first way to pair, so that only an answer that
+    knows which is better leaves it.
+    """
+    order = ("NV12", "NV4", "NV1", *NEAR)
+    return [
+        (f"{worse} {better} SYS SYS {better} {worse}", f"{better} or {worse}")
+        for better, worse in pairwise(order)
+    ]
 
 
 def _matrix(above: list[str]) -> list[list[str]]:

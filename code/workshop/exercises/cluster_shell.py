@@ -7,7 +7,7 @@ there is none; any text that does the job is right.
 import shutil
 import subprocess
 
-from workshop.exercises.rehearsal import GPUS, NODES, rehearse
+from workshop.exercises.rehearsal import ALONE, GPUS, NODES, rehearse
 from workshop.exercises.verdict import MISSING, RIGHT
 from workshop.slurm import local as cluster
 
@@ -28,6 +28,11 @@ def check_node_numbers(answer: str | None) -> str:
     lines = [line.split() for line in output.splitlines() if line.strip()]
     if any(len(line) != 2 or not line[0].isdigit() for line in lines):
         return f"Not yet: a line is a number and a name, and it said {output}"
+    if output.strip(" \n") == "" != output:
+        return (
+            "Not yet: the lines are empty. "
+            "Which shell replaced the variables, yours or the task's?"
+        )
     if len(lines) != 2:
         return (
             f"Not yet: {len(lines)} lines came back. "
@@ -85,12 +90,18 @@ def check_launcher(answer: str | None) -> str:
     ports = []
     for job_id in (7, 8):
         rehearsed = rehearse(answer, job_id)
-        if rehearsed.exit_code:
+        alone = ALONE in rehearsed.error
+        if rehearsed.exit_code and not alone:
             said = rehearsed.error.strip().splitlines() or ["nothing"]
             return f"Not yet: the script failed and said: {said[-1]}"
         calls = [(n, launch_options(w)) for n, w in rehearsed.launches]
         if hint := _first_hint(calls):
             return f"Not yet: {hint}"
+        if alone:
+            return (
+                "Not yet: a launcher starts when the one before has ended, "
+                "and that one waits for it. Start both at the same time."
+            )
         ports.append(_meeting(calls[0][1])[1])
     if ports[0] == ports[1]:
         return (

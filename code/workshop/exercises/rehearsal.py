@@ -11,13 +11,20 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 NODES = ("node1", "node2")
 GPUS = 2
 TIMEOUT_S = 30
-PLAYED = ("srun", "hostname", "scontrol", "torchrun", "python", "python3")
+PLAYED = (
+    *("srun", "hostname", "uname", "scontrol"),
+    *("torchrun", "python", "python3"),
+)
+PATIENCE_S = 5
+ALONE = "torchrun: the launcher of the other node did not come"
+LABEL = ("-l", "--label")
 FLAGS = frozenset(
     "-l --label -K --kill-on-bad-exit -O --overcommit --overlap --exact "
     "--exclusive --pty -u --unbuffered -Q --quiet -s --oversubscribe".split()
@@ -122,6 +129,7 @@ def options(words: list[str]) -> tuple[dict[str, str], list[str]]:
         word = words.pop(0)
         name, equals, value = word.partition("=")
         if name in FLAGS:
+            asked |= {"label": "yes"} if name in LABEL else {}
             continue
         if word[:2] in SHORT and word[2:3] != "":
             name, value = word[:2], word[2:].removeprefix("=")
@@ -150,23 +158,33 @@ def tasks_of(asked: dict[str, str]) -> list[int]:
 
 
 def srun(words: list[str]) -> int:
-    """Start every task in turn; return the largest exit code."""
+    """Start every task in turn; return the largest exit code.
+
+    The last one starts first, for tasks come in no order that one may
+    trust.
+    """
     asked, command = options(words)
     counts = tasks_of(asked)
-    if not counts:
+    names = [n for n in asked.get("nodelist", "").split(",") if n]
+    if not counts or not set(names) <= set(NODES):
         why = "srun: error: Node count specification invalid"
         print(why, file=sys.stderr)
         return 1
-    codes, rank = [], 0
-    for node, count in enumerate(counts):
-        for local in range(count):
-            env = os.environ | _place(len(counts), node, rank, local)
-            env |= {"SLURM_NTASKS": str(sum(counts))}
-            env |= {"SLURM_GPUS_ON_NODE": str(GPUS)}
-            env.setdefault("SLURM_JOB_ID", "1")
-            done = subprocess.run(command, env=env, check=False)
-            codes.append(done.returncode)
-            rank += 1
+    tasks = [(n, k) for n, count in enumerate(counts) for k in range(count)]
+    codes = []
+    for rank, (node, local) in reversed(list(enumerate(tasks))):
+        env = os.environ | _place(len(counts), node, rank, local)
+        if names:
+            env["SLURMD_NODENAME"] = names[node % len(names)]
+        env |= {"SLURM_NTASKS": str(len(tasks))}
+        env |= {"SLURM_GPUS_ON_NODE": str(GPUS)}
+        env.setdefault("SLURM_JOB_ID", "1")
+        done = subprocess.run(
+            command, env=env, check=False, text=True, stdout=subprocess.PIPE
+        )
+        for line in done.stdout.splitlines(keepends=True):
+            print(f"{rank}: {line}" if "label" in asked else line, end="")
+        codes.append(done.returncode)
     return max(codes)
 
 
@@ -175,7 +193,7 @@ def play(name: str, words: list[str]) -> int:
     here = os.environ.get("SLURMD_NODENAME", NODES[0])
     if name == "srun":
         return srun(words)
-    if name == "hostname":
+    if name == "hostname" or (name, words) == ("uname", ["-n"]):
         print(here)
         return 0
     if name == "scontrol":
@@ -185,13 +203,29 @@ def play(name: str, words: list[str]) -> int:
         listed = os.environ.get("SLURM_JOB_NODELIST", ",".join(NODES))
         print(listed.replace(",", "\n"))
         return 0
+    if name == "uname":
+        os.execv("/usr/bin/uname", [name, *words])
     if name != "torchrun":
         if words[0] != "-m" or words[1] not in LAUNCHERS:
             os.execv(sys.executable, [sys.executable, *words])
         words = words[2:]
     with open(os.environ["REHEARSAL"], "a") as calls:
         calls.write(json.dumps([here, words]) + "\n")
+    # A step of one node: unless another runs beside it, both wait for ever.
+    if os.environ.get("SLURM_NNODES") == "1" and not _another_comes(here):
+        print(ALONE, file=sys.stderr)
+        return 1
     return 0
+
+
+def _another_comes(here: str) -> bool:
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        lines = Path(os.environ["REHEARSAL"]).read_text().splitlines()
+        if any(json.loads(line)[0] != here for line in lines):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 if __name__ == "__main__":

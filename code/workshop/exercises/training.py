@@ -4,7 +4,6 @@ An answer of None is one that was not given yet.
 """
 
 from collections.abc import Callable
-from itertools import pairwise
 from math import isclose
 
 import torch
@@ -26,6 +25,8 @@ from workshop.profiling.intervals import (
 )
 
 EXACT = 1e-9
+# Below what 4h is worth in gpt2-small's head, above its biases and positions.
+NEAR_ENOUGH = 3e-3
 
 
 def check_peak(answer: Callable[[GPTConfig, int], float] | None) -> str:
@@ -40,16 +41,16 @@ def check_peak(answer: Callable[[GPTConfig, int], float] | None) -> str:
         config = CONFIGS[name]
         parts = _peak(config, batch)
         due, given = sum(parts.values()), answer(config, batch)
-        if isclose(given, due, rel_tol=0.01):
+        if isclose(given, due, rel_tol=NEAR_ENOUGH):
             continue
         gradients = 2 * gpt_parameters(
             config.layers, config.hidden, config.sequence, config.vocabulary
         )
         hint = "which of states, layers and logits is off? Print each."
-        if isclose(given, due + gradients, rel_tol=0.01):
+        if isclose(given, due + gradients, rel_tol=NEAR_ENOUGH):
             hint = "which tensors are not there yet when backward begins?"
         for part, size in parts.items():
-            if isclose(given, due - size, rel_tol=0.01):
+            if isclose(given, due - size, rel_tol=NEAR_ENOUGH):
                 hint = f"what has become of the {part}?"
         side = "too much" if given > due else "too little"
         return f"Not yet, {side} for {name} with {batch} sequences: {hint}"
@@ -85,6 +86,9 @@ def check_exposed(
         ("a message over a gap", [(0, 2), (3, 6)], [(1, 5)]),
         ("two messages at once", [(0, 2)], [(1, 4), (3, 6)]),
         ("kernels on two streams", [(0, 3), (1, 5)], [(0, 6)]),
+        ("a kernel inside another's time", [(0, 6), (1, 2)], [(1, 9)]),
+        ("lists in no order", [(4, 6), (0, 2)], [(5, 8), (1, 3)]),
+        ("a step without kernels", [], [(1, 3)]),
     ):
         talk = union(messages)
         due = length(talk) - length(intersection(talk, union(compute)))
@@ -142,7 +146,7 @@ def check_reducer(
         )
     if ledger.calls > len(parameters):
         return "Not yet: more messages than gradients: each is due once."
-    if not any(b > a for a, b in pairwise(at_arrival)):
+    if at_arrival[-2] == 0:
         return "Not yet: all messages leave at once: send them as they come."
     return RIGHT
 
