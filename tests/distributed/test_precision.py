@@ -127,6 +127,28 @@ def test_ours_scales_as_torchs_does(pool2: Pool) -> None:
         assert losses[-2] < losses[0]
 
 
+def moments(rank: int, world: int, precision: str, scale: float):
+    """Return the optimizer's first moments after a step under `scale`."""
+    with closing(trainer_of(of(2), precision)) as trainer:
+        trainer.scaler.scale = scale
+        trainer.step(Case(of(2)).batches(0, trainer.groups.at.dp), LR)
+        states = trainer.optimizer.state.values()
+        name = "exp_avg" if precision == "fp16" else "mean"
+        return torch.cat([s[name].flatten() for s in states])
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp16-weights"])
+def test_the_optimizer_never_sees_the_scale(
+    pool2: Pool, precision: str
+) -> None:
+    """AdamW's first update hides a factor, its moments do not."""
+    small, large = (
+        pool2.run(moments, precision, scale)[0] for scale in (2.0**8, 2.0**12)
+    )
+    assert small.norm() > 0
+    assert (large - small).norm() < 0.05 * small.norm()
+
+
 def kept(rank: int, world: int, layout) -> tuple[dict | None, list[float]]:
     with closing(trainer_of(layout, "fp16")) as trainer:
         trainer.scaler.scale, trainer.scaler.good = 2.0**9, 7
@@ -215,3 +237,10 @@ def test_the_scale_grows_shrinks_and_ends() -> None:
     assert (scaler.scale, scaler.skipped) == (1.0, 4)
     with pytest.raises(UserError, match="diverged, lower --lr"):
         scaler.accepts(torch.tensor(float("nan")))
+
+
+def test_good_steps_before_a_bad_one_do_not_count() -> None:
+    scaler = LossScaler(torch.device("cpu"), start=4.0, patience=2)
+    for norm in (1.0, float("inf"), 1.0):
+        scaler.accepts(torch.tensor(norm))
+    assert scaler.scale == 2.0
