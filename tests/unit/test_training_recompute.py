@@ -65,6 +65,15 @@ def test_every_bit_of_the_gradients_is_the_same(way, every, backend) -> None:
         assert equal(gradients(again), due)
 
 
+def test_of_every_two_blocks_the_first_runs_again() -> None:
+    gpt, runs = model(), []
+    recompute(gpt, "full", 2)
+    for number, block in gpt.blocks.named_children():
+        block.register_forward_hook(lambda *_, n=number: runs.append(n))
+    gpt(*tokens()).backward()
+    assert runs == ["0", "1", "2", "2", "0"]
+
+
 def test_ours_is_torchs() -> None:
     ours, theirs = model(), model()
     recompute(ours, "full")
