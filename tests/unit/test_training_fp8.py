@@ -57,6 +57,18 @@ def test_the_largest_element_is_the_end_of_the_range(dtype) -> None:
     assert not nothing.float().any() and torch.isfinite(back)
 
 
+def test_small_gradients_beside_large_ones_are_kept() -> None:
+    """E4M3 has no number 2^20 times smaller than its largest; E5M2 does."""
+    layer = Linear(16, 16).bfloat16()
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(16))
+    x = torch.zeros(16, 16, dtype=torch.bfloat16, requires_grad=True)
+    pull = torch.full((16, 16), 2.0**-20, dtype=torch.bfloat16)
+    pull[0, 0] = 1.0
+    layer(x).backward(pull)
+    assert x.grad.float().min() == pytest.approx(2.0**-20, rel=0.13)
+
+
 def test_a_layer_keeps_one_byte_an_element() -> None:
     layer = Linear(64, 32).bfloat16()
     kept: list[Tensor] = []
