@@ -74,6 +74,20 @@ def test_what_is_slower_is_found_and_shared_out():
     assert numbers["longer"] == pytest.approx(sum(map(numbers.get, parts)))
 
 
+def test_a_copy_holds_no_multiprocessor_and_so_is_met_by_none():
+    """Packing beside a product is no message that can cost it a wave."""
+    silent = step(*products())
+    talking = step(*products(1.02, 1.5), messages=[(1600.0, 9000.0)])
+    copies = [
+        Activity(f"Memcpy {way} (Device -> Device)", "", "communication",
+                 (0, 20), 0.0, 1500.0)
+        for way in ("DtoD", "PtoP")
+    ]  # fmt: skip
+    assert account(silent, [*copies, *talking]) == account(silent, talking)
+    alone = account(silent, [*copies, *step(*products(1.02, 1.5))])
+    assert alone["products_met"] == alone["under"] == 0
+
+
 def test_a_window_that_begins_elsewhere_is_turned():
     kernels = products()
     silent = step(*kernels)

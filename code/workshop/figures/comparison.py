@@ -83,7 +83,7 @@ def slowed_products(run: Record) -> Figure:
 
     Every point is one product, at the same place of the step as in the step
     without communication; the dotted line is where a product would lie that
-    loses half its speed for as long as a message is under way.
+    loses half its speed for as long as a kernel of a message runs.
     """
     silent = by_place.activities_of(run.folder, SILENT)
     with style.drawing(width=6.8, height=3.4) as (figure, (axis,)):
@@ -101,9 +101,11 @@ def slowed_products(run: Record) -> Figure:
         met = np.linspace(0, 1)
         axis.plot(
             100 * met, 1 / (1 - met / 2), ":", color=style.TEXT,
-            label="half speed while a message runs",
+            label="half speed while the kernel runs",
         )  # fmt: skip
-        axis.set_xlabel("part of the product's time beside messages (%)")
+        axis.set_xlabel(
+            "part of the product's time beside kernels of messages (%)"
+        )
         axis.set_ylabel("times as long as without")
         axis.legend()
     return figure

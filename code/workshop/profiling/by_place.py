@@ -6,6 +6,9 @@ of 0.2 and of 4 ms share both.  What tells is its place in the step: the
 k-th launch of a name and grid computes the same in every step of a model.
 So a step that sends messages is compared with one that sends none, launch
 by launch.
+
+Of messages only kernels count as met: they hold multiprocessors, which a
+product then lacks; a copy, to a peer or into a bucket, holds none.
 """
 
 from collections import defaultdict
@@ -19,6 +22,7 @@ from workshop.profiling.groups import MATRIX, kernel_group
 from workshop.profiling.intervals import Interval, intersection, length, union
 
 LEAST_MATCHED = 0.95
+COPY = "Memcpy"
 TRACE = "artifacts/{}/trace.json.gz"
 Key = tuple[str, str]
 
@@ -27,7 +31,7 @@ Key = tuple[str, str]
 class Pair:
     """One place: its µs in a silent step and in one with messages.
 
-    `met` is the share of the latter during which a message was under way.
+    `met` is the share of the latter during which a message's kernel ran.
     """
 
     group: str
@@ -79,7 +83,9 @@ def pairs(silent: Sequence[Activity], talking: Sequence[Activity]) -> list:
     first = _once(alone, beside)
     launches = _by_key(_turned(beside, first))
     messages = union(
-        (a.begin, a.end) for a in talking if a.kind == "communication"
+        (a.begin, a.end)
+        for a in talking
+        if a.kind == "communication" and not a.name.startswith(COPY)
     )
     matched = [
         Pair(kernel_group(a.name), _us(a), _us(b), _met(b, messages))
@@ -103,7 +109,7 @@ def account(
 
     Times are in ms.  Of the places (`pairs`): `ratio`, of all their time;
     `longer`, and its parts `products_met` (matrix products that met a
-    message for any part of their time), `products_unmet` and `others`;
+    message's kernel for any part of their time), `products_unmet` and `others`;
     `beyond`, what the products that met messages lost beyond the ratio of
     those that met none, which is the most that messages beside them can
     have cost, and `under`, for how long they met them; `met` and `unmet`,
