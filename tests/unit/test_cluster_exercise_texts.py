@@ -46,6 +46,7 @@ def nowhere(monkeypatch) -> None:
         ("srun -N3 hostname", "Node count"),
         ("true", "0 lines"),
         ("srun -N2 --label hostname | tr -d : | sort", None),
+        ("srun --nodelist=node1,node2 -N2 -l hostname | tr -d : | sort", None),
         (
             'srun -N2 bash -c "echo $SLURM_NODEID $SLURMD_NODENAME" | sort',
             "the lines are empty",

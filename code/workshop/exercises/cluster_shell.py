@@ -28,7 +28,7 @@ def check_node_numbers(answer: str | None) -> str:
     lines = [line.split() for line in output.splitlines() if line.strip()]
     if any(len(line) != 2 or not line[0].isdigit() for line in lines):
         return f"Not yet: a line is a number and a name, and it said {output}"
-    if output.strip(" \n") == "" != output:
+    if output and not lines:
         return (
             "Not yet: the lines are empty. "
             "Which shell replaced the variables, yours or the task's?"

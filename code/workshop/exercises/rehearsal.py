@@ -18,10 +18,7 @@ from pathlib import Path
 NODES = ("node1", "node2")
 GPUS = 2
 TIMEOUT_S = 30
-PLAYED = (
-    *("srun", "hostname", "uname", "scontrol"),
-    *("torchrun", "python", "python3"),
-)
+PLAYED = "srun hostname uname scontrol torchrun python python3".split()
 PATIENCE_S = 5
 ALONE = "torchrun: the launcher of the other node did not come"
 LABEL = ("-l", "--label")
@@ -129,7 +126,8 @@ def options(words: list[str]) -> tuple[dict[str, str], list[str]]:
         word = words.pop(0)
         name, equals, value = word.partition("=")
         if name in FLAGS:
-            asked |= {"label": "yes"} if name in LABEL else {}
+            if name in LABEL:
+                asked["label"] = ""
             continue
         if word[:2] in SHORT and word[2:3] != "":
             name, value = word[:2], word[2:].removeprefix("=")
