@@ -107,13 +107,13 @@ def account(
 ) -> dict[str, float]:
     """Return where a step's compute time grew beside messages.
 
-    Times are in ms.  Of the places (`pairs`): `ratio`, of all their time;
+    Times are in ms. Of the places (`pairs`): `ratio`, of all their time;
     `longer`, and its parts `products_met` (matrix products that met a
-    message's kernel for any part of their time), `products_unmet` and `others`;
-    `beyond`, what the products that met messages lost beyond the ratio of
-    those that met none, which is the most that messages beside them can
-    have cost, and `under`, for how long they met them; `met` and `unmet`,
-    the ratios of both; `worst`, the largest ratio of one product;
+    message's kernel for any part of their time), `products_unmet` and
+    `others`; `beyond`, what the products that met messages lost beyond the
+    ratio of those that met none, which is the most that messages beside them
+    can have cost, and `under`, for how long they met them; `met` and
+    `unmet`, the ratios of both; `worst`, the largest ratio of one product;
     `products` and `doubled`, how many there are and how many took twice as
     long; `elsewhere`, the kernels of the step with messages that have no
     place in the other.
