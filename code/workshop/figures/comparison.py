@@ -101,7 +101,7 @@ def slowed_products(run: Record) -> Figure:
         met = np.linspace(0, 1)
         axis.plot(
             100 * met, 1 / (1 - met / 2), ":", color=style.TEXT,
-            label="half speed while the kernel runs",
+            label="half speed while a message runs",
         )  # fmt: skip
         axis.set_xlabel(
             "part of the product's time beside kernels of messages (%)"
